@@ -19,13 +19,13 @@
 #include "cpu/x86/cpuid.h"
 #include "cpu/x86/state.h"
 #include "machine/boot.h"
+#include "machine/lapic.h"
 #include "mem/bus.h"
 #include "mem/mem.h"
 
 struct block;
-struct net;
-struct chardev;
-struct lapic;
+struct char_backend;
+struct net_port;
 struct pvclock;
 
 #define PC_VCPUS_MAX  64
@@ -45,11 +45,7 @@ struct pc_events {
     void (*reset)(void *opaque);
     void (*panic)(void *opaque);                       /* the guest reported its own panic */
     void (*debug_exit)(void *opaque, uint32_t value);  /* the value as written */
-    /* The LAPIC of that vCPU has (no longer) something for pc_interrupt_acknowledge(). */
-    void (*interrupt)(void *opaque, unsigned vcpu, bool pending);
-    void (*nmi)(void *opaque, unsigned vcpu);
-    void (*init)(void *opaque, unsigned vcpu);
-    void (*startup)(void *opaque, unsigned vcpu, uint8_t vector);
+    struct lapic_ops lapic; /* called with the same opaque */
 };
 
 struct pc_disk {
@@ -67,9 +63,8 @@ struct pc_config {
     unsigned disk_count;
     struct pc_disk disk[PC_DISKS_MAX];
     unsigned net_count;
-    struct net *net[PC_NETS_MAX];            /* back ends; the caller's */
-    struct chardev *serial[PC_SERIAL_MAX];   /* NULL: that port is not there */
-    struct chardev *console;                 /* virtio console's back end, NULL: none */
+    struct net_port *net[PC_NETS_MAX];          /* become the board's, also when pc_new fails */
+    struct char_backend *serial[PC_SERIAL_MAX]; /* the caller's; NULL: that port is not there */
     bool debug_exit;                         /* offer port 0xf4 */
     bool boot_menu;                          /* ask the firmware for its menu */
     struct pc_events events;
@@ -89,12 +84,8 @@ MUST_CHECK int pc_reset(struct pc *pc, struct x86_state *boot_vcpu, struct error
 struct mem *pc_mem(struct pc *pc);
 struct bus *pc_ports(struct pc *pc);
 struct bus *pc_mmio(struct pc *pc);
-struct lapic *pc_lapic(struct pc *pc, unsigned vcpu); /* for its MMIO page, MSRs and CR8 */
+struct lapic *pc_lapic(struct pc *pc, unsigned vcpu); /* interrupts, MMIO page, MSRs, CR8 */
 struct pvclock *pc_pvclock(struct pc *pc);
-
-/* On CPU_EXIT_INTERRUPT: the vector to inject (from the LAPIC, or the 8259 through LINT0), now in
- * service; -1 when nothing is deliverable any more. */
-int pc_interrupt_acknowledge(struct pc *pc, unsigned vcpu);
 
 /* The user presses the power button (an ACPI event; the guest decides). */
 void pc_power_button(struct pc *pc);
