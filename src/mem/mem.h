@@ -2,7 +2,8 @@
  * The guest-physical address space: RAM and ROM. The only code that touches guest RAM.
  *
  * All that is read from guest memory is hostile: copy it once with mem_read(), check the copy, use
- * the copy. Ranges may not wrap and must lie wholly in RAM; otherwise -EFAULT and nothing happens.
+ * the copy. Ranges may not wrap and must lie wholly in RAM (reads: or ROM), where adjacent slots are
+ * as one; otherwise -EFAULT and nothing happens.
  * Threads: the layout is fixed before vCPUs start; reads and writes may come from any thread.
  * Atomicity: aligned accesses of 1, 2, 4 or 8 bytes by mem_read/mem_write are single accesses.
  */
@@ -40,6 +41,10 @@ void mem_free(struct mem *mem);
 MUST_CHECK int mem_add_ram(struct mem *mem, uint64_t gpa, uint64_t size, struct error *err);
 MUST_CHECK int mem_add_rom(struct mem *mem, uint64_t gpa, const void *content, uint64_t size,
                            struct error *err);
+
+/* The most RAM that a guest may have here: what the host has (RAM and swap, less where a control
+ * group allows less). mem_add_ram() refuses more than that in all. */
+uint64_t mem_host_bytes(void);
 
 unsigned mem_slot_count(const struct mem *mem);
 const struct mem_slot *mem_slot_get(const struct mem *mem, unsigned index);
