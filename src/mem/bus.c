@@ -199,10 +199,30 @@ static uint64_t size_mask(unsigned size)
     return size >= 8 ? UINT64_MAX : (UINT64_C(1) << (size * 8)) - 1;
 }
 
-/* An access that sticks out of its segment is done in halves, as a PC's bridge splits it. */
 static bool access_fits(const struct bus_target *target, uint64_t address, unsigned size)
 {
     return size == 1 || target->last - address >= size - 1;
+}
+
+/* A small range may lie in the middle of a wider register (the reset control register, 0xcf9, in
+ * PCI's 32-bit 0xcf8): an access that sticks out of its segment belongs to the newest range that
+ * holds all of it. Rare, so it takes the lock. */
+static bool bus_find_whole(struct bus *bus, uint64_t address, unsigned size, struct bus_target *out)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&bus->lock);
+    for (unsigned i = bus->range_count; !found && i-- > 0;) {
+        const struct bus_range *range = &bus->range[i];
+
+        if (address < range->base || address - range->base >= range->size ||
+            range->size - (address - range->base) < size)
+            continue;
+        *out = (struct bus_target){range->ops, range->device, range->base, range_last(range)};
+        found = true;
+    }
+    pthread_mutex_unlock(&bus->lock);
+    return found;
 }
 
 uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size)
@@ -210,7 +230,8 @@ uint64_t bus_read(struct bus *bus, uint64_t address, unsigned size)
     struct bus_target target = bus_find(bus, address);
     unsigned half = size / 2;
 
-    if (!access_fits(&target, address, size))
+    /* What no range holds whole is done in halves, as a PC's bridge splits it. */
+    if (!access_fits(&target, address, size) && !bus_find_whole(bus, address, size, &target))
         return bus_read(bus, address, half) | bus_read(bus, address + half, half) << (half * 8);
     if (!target.ops || !target.ops->read)
         return size_mask(size);
@@ -222,7 +243,7 @@ void bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
     struct bus_target target = bus_find(bus, address);
     unsigned half = size / 2;
 
-    if (!access_fits(&target, address, size)) {
+    if (!access_fits(&target, address, size) && !bus_find_whole(bus, address, size, &target)) {
         bus_write(bus, address, half, value & size_mask(half));
         bus_write(bus, address + half, half, value >> (half * 8));
     } else if (target.ops && target.ops->write) {

@@ -34,8 +34,9 @@ struct bus;
 MUST_CHECK int bus_new(struct bus **out);
 void bus_free(struct bus *bus);
 
-/* Adds a range. Where ranges overlap, the one added last answers (a BAR moved over another device
- * does no harm). -ENOMEM, -ENOSPC beyond 256 ranges, -EINVAL when empty or wrapping. */
+/* Adds a range. Where ranges overlap, the one added last answers, of those that hold the whole
+ * access (a BAR moved over another device does no harm; a byte register may lie inside a wider
+ * one). -ENOMEM, -ENOSPC beyond 256 ranges, -EINVAL when empty or wrapping. */
 MUST_CHECK int bus_add(struct bus *bus, const struct bus_range *range);
 void bus_remove(struct bus *bus, uint64_t base, const void *device);
 

@@ -110,6 +110,26 @@ static void test_overlap(struct test *t)
     bus_free(bus);
 }
 
+/* The reset control register, a byte in the middle of PCI's address register. */
+static void test_byte_inside(struct test *t)
+{
+    struct bus *bus = NULL;
+    struct probe address = {.tag = 0xa1}, reset = {.tag = 0xb2};
+
+    CHECK_EQ(t, bus_new(&bus), 0);
+    CHECK_EQ(t, probe_add(bus, &address, 0xcf8, 4), 0);
+    CHECK_EQ(t, probe_add(bus, &reset, 0xcf9, 1), 0);
+    bus_write(bus, 0xcf8, 4, 0x80001000);
+    CHECK_EQ(t, address.value, 0x80001000);
+    CHECK_EQ(t, address.size, 4);
+    CHECK_EQ(t, bus_read(bus, 0xcf8, 4), 0xa1a1a1a1);
+    CHECK_EQ(t, reset.writes, 0);
+    bus_write(bus, 0xcf9, 1, 6);
+    CHECK_EQ(t, reset.value, 6);
+    CHECK_EQ(t, bus_read(bus, 0xcf9, 1), 0xb2);
+    bus_free(bus);
+}
+
 static void test_limits(struct test *t)
 {
     struct bus *bus = NULL;
@@ -186,6 +206,7 @@ int main(void)
     TEST_RUN(&t, test_plain);
     TEST_RUN(&t, test_straddle);
     TEST_RUN(&t, test_overlap);
+    TEST_RUN(&t, test_byte_inside);
     TEST_RUN(&t, test_limits);
     TEST_RUN(&t, test_moving);
     return test_end(&t);
