@@ -53,7 +53,7 @@ cache_open()
 
 bytes_of()
 {
-    du -sb "$1" 2>/dev/null | awk '{ print $1 }' || :
+    du -s --block-size=1 "$1" 2>/dev/null | awk '{ print $1 }' || :
 }
 
 # step PATH WHAT COMMAND...: runs the command, its output to the log, and shows how many bytes PATH
@@ -80,8 +80,9 @@ step_failed()
 {
     free=$(df -Pk "$cache" | awk 'NR == 2 { print $4 }')
     [ "$free" -gt 1024 ] || die "$1: the disk that holds $cache is full; make room, then run again"
-    die "$1: failed: $(grep -v '^ *$' "$log" | grep -iE '^E:|error|fail|cannot|space' | tail -n 1 |
-        cut -c 1-300)"
+    cp "$log" "$cache/failed.log" 2>/dev/null || :
+    die "$1: failed: $(grep -iE '^E:|error|fail|cannot' "$log" | head -n 1 | cut -c 1-300)" \
+        "(all of it: $cache/failed.log)"
 }
 
 # apt_conf FILE: a configuration for apt that leaves the host's state alone and needs no root.
