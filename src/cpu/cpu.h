@@ -84,7 +84,9 @@ struct cpu_engine {
     void (*interrupt_set)(struct vcpu *vcpu, bool pending);
     void (*inject)(struct vcpu *vcpu, uint8_t vector, bool nmi);
     void (*state_get)(struct vcpu *vcpu, struct x86_state *state);
+    /* Also drops whatever was unfinished: an exit not completed, an event not delivered. */
     int (*state_set)(struct vcpu *vcpu, const struct x86_state *state, struct error *err);
+    uint64_t (*tsc_offset)(struct vcpu *vcpu); /* guest TSC - host TSC; NULL: always 0 */
 };
 
 /* Every engine, best first (the order in which `auto` tries them). */
