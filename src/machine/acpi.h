@@ -14,12 +14,12 @@
 #include "base/error.h"
 #include "mem/mem.h"
 
-#define ACPI_RSDP_BYTES  36
-#define ACPI_FIXUPS_MAX  64
+#define ACPI_RSDP_BYTES 36
+#define ACPI_FIXUPS_MAX 64
 
 struct acpi_config {
     unsigned vcpu_count;
-    unsigned com_ports;     /* bit n: COM(n+1) is there */
+    unsigned com_ports;              /* bit n: COM(n+1) is there */
     uint64_t pci64_base, pci64_size; /* the 64-bit PCI window, size 0: none */
     uint64_t ecam_base;
 };
@@ -31,7 +31,7 @@ enum acpi_fixup_kind {
 
 struct acpi_fixup {
     enum acpi_fixup_kind kind;
-    bool in_rsdp;    /* offset (and start) lie in the RSDP, otherwise in the tables */
+    bool in_rsdp; /* offset (and start) lie in the RSDP, otherwise in the tables */
     uint32_t offset;
     uint32_t start;
     uint32_t size;

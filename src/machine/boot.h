@@ -3,8 +3,8 @@
  *
  * Four formats, told apart by their magic: a Linux bzImage (64-bit protocol, or the 32-bit entry of
  * older ones), an ELF image with a PVH note, a Multiboot 1 image, and firmware entered at the reset
- * vector. Every size and offset in a file is hostile: an image is parsed and checked whole (boot_open)
- * before guest memory is touched (boot_load).
+ * vector. Every size and offset in a file is hostile: an image is parsed and checked whole
+ * (boot_open) before guest memory is touched (boot_load).
  *
  * Threads: boot_open before the VM runs, boot_load while no vCPU runs.
  */
@@ -45,7 +45,7 @@ void boot_free(struct boot *boot);
 const uint8_t *boot_firmware(const struct boot *boot, uint64_t *size);
 
 /* At power on and at each reset: fills guest memory and gives vCPU 0's first state. */
-MUST_CHECK int boot_load(struct boot *boot, const struct boot_board *board,
-                         struct x86_state *state, struct error *err);
+MUST_CHECK int boot_load(struct boot *boot, const struct boot_board *board, struct x86_state *state,
+                         struct error *err);
 
 #endif

@@ -13,9 +13,9 @@
 
 struct mem;
 
-#define KIB UINT64_C(1024)
-#define MIB (KIB * 1024)
-#define GIB (MIB * 1024)
+#define KIB                  UINT64_C(1024)
+#define MIB                  (KIB * 1024)
+#define GIB                  (MIB * 1024)
 
 #define PC_EBDA_GPA          UINT64_C(0x9fc00) /* end of conventional memory */
 #define PC_VGA_GPA           UINT64_C(0xa0000)
@@ -36,7 +36,7 @@ struct mem;
 #define PC_FIRMWARE_SIZE_MAX (16 * MIB)
 #define PC_HIGH_RAM_GPA      (4 * GIB)
 
-#define PC_MEMORY_MIN (2 * MIB)
+#define PC_MEMORY_MIN        (2 * MIB)
 
 enum memmap_type {
     MEMMAP_RAM = 1,

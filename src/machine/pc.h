@@ -1,12 +1,12 @@
 /*
- * The board `pc`: RAM, buses, interrupt controllers, timers, legacy devices, PCI Express with virtio
- * functions, ACPI and SMBIOS tables, and the image to boot. The VM above it (src/vm) runs vCPU
- * threads and routes their exits here; the board calls back through `struct pc_events`.
+ * The board `pc`: RAM, buses, interrupt controllers, timers, legacy devices, PCI Express with
+ * virtio functions, ACPI and SMBIOS tables, and the image to boot. The VM above it (src/vm) runs
+ * vCPU threads and routes their exits here; the board calls back through `struct pc_events`.
  *
- * Threads: pc_new, pc_reset and pc_free while no vCPU runs. Everything reached through the buses may
- * be called by any vCPU's thread; timers and back ends run on the loop's thread.
- * Input: the user's configuration (checked here, answered by one sentence) and, through the buses,
- * the guest's hostile accesses (checked by each device).
+ * Threads: pc_new, pc_reset and pc_free while no vCPU runs. Everything reached through the buses
+ * may be called by any vCPU's thread; timers and back ends run on the loop's thread. Input: the
+ * user's configuration (checked here, answered by one sentence) and, through the buses, the guest's
+ * hostile accesses (checked by each device).
  */
 #ifndef FREEHOLD_MACHINE_PC_H
 #define FREEHOLD_MACHINE_PC_H
@@ -34,18 +34,18 @@ struct pvclock;
 #define PC_SERIAL_MAX 4
 
 /*
- * What the board asks of the VM. Any thread may call (a vCPU's inside a bus access, the loop's), with
- * device locks held: only note the request, kick and return; never call back into the board. After a
- * poweroff, reset, panic or debug_exit the calling vCPU should leave its run loop before it runs
- * another instruction.
+ * What the board asks of the VM. Any thread may call (a vCPU's inside a bus access, the loop's),
+ * with device locks held: only note the request, kick and return; never call back into the board.
+ * After a poweroff, reset, panic or debug_exit the calling vCPU should leave its run loop before it
+ * runs another instruction.
  */
 struct pc_events {
     void *opaque;
     void (*poweroff)(void *opaque);
     void (*reset)(void *opaque);
-    void (*panic)(void *opaque);                       /* the guest reported its own panic */
-    void (*debug_exit)(void *opaque, uint32_t value);  /* the value as written */
-    struct lapic_ops lapic; /* called with the same opaque */
+    void (*panic)(void *opaque);                      /* the guest reported its own panic */
+    void (*debug_exit)(void *opaque, uint32_t value); /* the value as written */
+    struct lapic_ops lapic;                           /* called with the same opaque */
 };
 
 struct pc_disk {
@@ -65,8 +65,8 @@ struct pc_config {
     unsigned net_count;
     struct net_port *net[PC_NETS_MAX];          /* become the board's, also when pc_new fails */
     struct char_backend *serial[PC_SERIAL_MAX]; /* the caller's; NULL: that port is not there */
-    bool debug_exit;                         /* offer port 0xf4 */
-    bool boot_menu;                          /* ask the firmware for its menu */
+    bool debug_exit;                            /* offer port 0xf4 */
+    bool boot_menu;                             /* ask the firmware for its menu */
     struct pc_events events;
 };
 
@@ -77,8 +77,9 @@ struct pc;
 MUST_CHECK int pc_new(const struct pc_config *config, struct pc **out, struct error *err);
 void pc_free(struct pc *pc);
 
-/* Power on and every later reset: resets every device, loads the boot image again, and gives vCPU 0's
- * first state. The other vCPUs wait for INIT and start-up IPIs (x86_state_reset, then halted). */
+/* Power on and every later reset: resets every device, loads the boot image again, and gives vCPU
+ * 0's first state. The other vCPUs wait for INIT and start-up IPIs (x86_state_reset, then halted).
+ */
 MUST_CHECK int pc_reset(struct pc *pc, struct x86_state *boot_vcpu, struct error *err);
 
 struct mem *pc_mem(struct pc *pc);

@@ -2,8 +2,8 @@
  * The firmware configuration device (QEMU's fw_cfg interface: docs/specs/fw_cfg): keyed items and
  * named files that firmware reads through ports 0x510 (selector), 0x511 (data) or by DMA (0x514).
  *
- * Items are added before vCPUs run. Guest input: selectors, data reads, DMA descriptors; all of it is
- * hostile. Threads: port accesses from any vCPU, serialised by the device's own lock.
+ * Items are added before vCPUs run. Guest input: selectors, data reads, DMA descriptors; all of it
+ * is hostile. Threads: port accesses from any vCPU, serialised by the device's own lock.
  */
 #ifndef FREEHOLD_DEV_LEGACY_FW_CFG_H
 #define FREEHOLD_DEV_LEGACY_FW_CFG_H
@@ -15,11 +15,11 @@
 #include "mem/bus.h"
 #include "mem/mem.h"
 
-#define FW_CFG_RAM_SIZE   0x03
-#define FW_CFG_NOGRAPHIC  0x04
-#define FW_CFG_NB_CPUS    0x05
-#define FW_CFG_BOOT_MENU  0x0e
-#define FW_CFG_MAX_CPUS   0x0f
+#define FW_CFG_RAM_SIZE      0x03
+#define FW_CFG_NOGRAPHIC     0x04
+#define FW_CFG_NB_CPUS       0x05
+#define FW_CFG_BOOT_MENU     0x0e
+#define FW_CFG_MAX_CPUS      0x0f
 
 #define FW_CFG_FILES_MAX     32
 #define FW_CFG_FILE_NAME_MAX 55
