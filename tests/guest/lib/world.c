@@ -94,7 +94,7 @@ static void long_reset(void)
     gdt[SEL_TSS64 / 8 + 1] = 0;
     long_idtr = (struct table_register){sizeof(long_idt) - 1, ADDRESS(long_idt)};
     legacy_idtr = (struct table_register){sizeof(legacy_idt) - 1, ADDRESS(legacy_idt)};
-    __asm__ volatile("lidt %0; ltr %w1" : : "m"(long_idtr), "r"(SEL_TSS64) : "memory");
+    __asm__ volatile("lidt %0; ltr %w1; lldt %w2" : : "m"(long_idtr), "r"(SEL_TSS64), "r"(0) : "memory");
 }
 
 /* The real world's vector table (at 0) and the code below 1 MiB. */
