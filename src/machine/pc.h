@@ -66,7 +66,6 @@ struct pc_config {
     struct net_port *net[PC_NETS_MAX];          /* become the board's, also when pc_new fails */
     struct char_backend *serial[PC_SERIAL_MAX]; /* the caller's; NULL: that port is not there */
     bool debug_exit;                            /* offer port 0xf4 */
-    bool boot_menu;                             /* ask the firmware for its menu */
     struct pc_events events;
 };
 
