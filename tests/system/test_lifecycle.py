@@ -1,0 +1,67 @@
+"""How a VM ends or starts again: reboot, panic, triple fault, debug exit."""
+
+import time
+
+import pytest
+
+
+def test_reboot(busybox):
+    with busybox() as vm:
+        vm.expect("fh: ready", 90)
+        vm.send("reboot -f\n")
+        vm.expect("fh: ready", 90)
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+
+
+@pytest.mark.parametrize("way", ["kbd", "acpi", "pci"])
+def test_ways_to_reboot(busybox, way):
+    with busybox(append=f"reboot={way}") as vm:
+        vm.expect("fh: ready", 90)
+        vm.send("reboot -f\n")
+        vm.expect("fh: ready", 90)
+
+
+def test_no_reboot(busybox):
+    with busybox("--no-reboot") as vm:
+        vm.expect("fh: ready", 90)
+        vm.send("reboot -f\n")
+        assert vm.status() == 0
+        assert vm.console.text.count("fh: ready") == 1
+
+
+def test_panic(busybox):
+    """The guest's panic device tells; the guest itself would reboot at once."""
+    with busybox("--no-reboot", append="panic=-1") as vm:
+        vm.expect("fh: ready", 90)
+        vm.send("echo c >/proc/sysrq-trigger\n")
+        assert vm.status() == 1
+        assert "panic" in vm.errors.text
+        assert len(vm.errors.text.splitlines()) == 1, vm.errors.text
+
+
+def test_triple_fault(busybox):
+    with busybox(append="reboot=triple") as vm:
+        vm.expect("fh: ready", 90)
+        vm.send("reboot -f\n")
+        assert vm.status() == 1
+        assert "triple fault" in vm.errors.text
+        assert len(vm.errors.text.splitlines()) == 1, vm.errors.text
+
+
+@pytest.mark.parametrize("value", [0, 5])
+def test_debug_exit(busybox, value):
+    with busybox("--debug-exit") as vm:
+        vm.expect("fh: ready", 90)
+        vm.send(f"printf '\\{value:03o}' | dd of=/dev/port bs=1 seek=244\n")
+        assert vm.status() == (value << 1) | 1
+
+
+def test_stopped_by_signal(busybox):
+    """SIGTERM ends it without a trace of an error."""
+    with busybox() as vm:
+        vm.expect("fh: ready", 90)
+        begun = time.monotonic()
+        vm.process.terminate()
+        vm.status(10)
+        assert time.monotonic() - begun < 10
