@@ -38,6 +38,8 @@ struct lapic;
 struct lapic_set;
 
 struct lapic_ops {
+    /* false comes from the owner only; true from anyone, also when it is true already: keep that
+     * case cheap. */
     void (*interrupt_set)(void *opaque, unsigned vcpu, bool pending);
     void (*nmi)(void *opaque, unsigned vcpu);
     void (*init)(void *opaque, unsigned vcpu);

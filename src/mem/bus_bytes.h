@@ -17,7 +17,6 @@ static inline uint64_t bus_bytes_read(void *device, uint64_t offset, unsigned si
     return value;
 }
 
-
 static inline void bus_bytes_write(void *device, uint64_t offset, unsigned size, uint64_t value,
                                    void (*write)(void *device, unsigned reg, uint8_t value))
 {
