@@ -43,8 +43,7 @@ extern const unsigned block_format_count;
 /* Opens an image and takes its advisory lock (exclusive for writers, shared for readers). -EBUSY
  * when another VM holds it, -EACCES, -EROFS, -ENOENT, -EINVAL (unknown format, a directory), each
  * with its sentence. */
-MUST_CHECK int block_open(const struct block_config *config, struct block **out,
-                          struct error *err);
+MUST_CHECK int block_open(const struct block_config *config, struct block **out, struct error *err);
 void block_close(struct block *block);
 
 /* What the guest sees: the image's bytes rounded up to a sector; the tail reads as zeroes, and a

@@ -2,9 +2,9 @@
  * The PCI Express root complex: configuration space (ports CF8/CFC and ECAM), functions with a type
  * 0 header on bus 0, BARs, MSI, MSI-X and INTx.
  *
- * All configuration and BAR values come from the guest and are hostile. A BAR may be moved anywhere:
- * over RAM it is never seen (RAM wins, since engines look for RAM first), over another device the
- * range added last answers, and a reset puts all back.
+ * All configuration and BAR values come from the guest and are hostile. A BAR may be moved
+ * anywhere: over RAM it is never seen (RAM wins, since engines look for RAM first), over another
+ * device the range added last answers, and a reset puts all back.
  *
  * Threads: any. Lock order: the root's config lock -> the device's own lock (the `config` and
  * `command` hooks) -> the function's interrupt lock (leaf; then IOAPIC, LAPIC). Functions whose
@@ -51,9 +51,9 @@
 #define PCI_INTERRUPT_LINE      0x3c
 #define PCI_INTERRUPT_PIN       0x3d
 
-#define PCI_CAP_MSI    0x05
-#define PCI_CAP_VENDOR 0x09
-#define PCI_CAP_MSIX   0x11
+#define PCI_CAP_MSI             0x05
+#define PCI_CAP_VENDOR          0x09
+#define PCI_CAP_MSIX            0x11
 
 struct pci_root;
 struct pci_device;
@@ -120,14 +120,14 @@ struct pci_identity {
     bool intx; /* has an INTA pin */
 };
 
-void pci_device_init(struct pci_device *device, const char *name,
-                     const struct pci_device_ops *ops, const struct pci_identity *identity);
+void pci_device_init(struct pci_device *device, const char *name, const struct pci_device_ops *ops,
+                     const struct pci_identity *identity);
 void pci_device_fini(struct pci_device *device);
 void pci_bar_init(struct pci_device *device, unsigned index, const struct pci_bar *bar);
 
 /* Appends a capability of `size` bytes (id and next included; the content after them is copied from
  * `body`, size - 2 bytes) and returns its offset; the list is built before pci_root_add(), and must
- * fit into 256 bytes (our own invariant). `writable` may be NULL (read-only). */
+ * fit into 256 bytes (our own invariant). Read-only, unless `writable` is set afterwards. */
 unsigned pci_capability_add(struct pci_device *device, uint8_t id, unsigned size,
                             const uint8_t *body);
 void pci_capability_hook(struct pci_device *device, unsigned offset, unsigned size);
