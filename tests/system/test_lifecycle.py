@@ -1,5 +1,7 @@
 """How a VM ends or starts again: reboot, panic, triple fault, debug exit."""
 
+import json
+import signal
 import time
 
 import pytest
@@ -63,5 +65,16 @@ def test_stopped_by_signal(busybox):
         vm.expect("fh: ready", 90)
         begun = time.monotonic()
         vm.process.terminate()
-        vm.status(10)
+        assert vm.status(10) == 128 + signal.SIGTERM
+        assert vm.errors.text == ""
         assert time.monotonic() - begun < 10
+
+
+def test_json(busybox):
+    """Reports for programs: how it began and how it ended."""
+    with busybox("--json", "--name", "reporter", append="fh.run=true") as vm:
+        assert vm.status(90) == 0
+        begin, end = [json.loads(line) for line in vm.errors.text.splitlines()]
+    assert (begin["event"], begin["name"]) == ("start", "reporter")
+    assert (end["event"], end["end"], end["status"]) == ("end", "poweroff", 0)
+    assert 0 < end["seconds"] < 90
