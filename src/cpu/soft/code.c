@@ -1,0 +1,795 @@
+/*
+ * The block cache of the interpreter, and its coherence with guest memory.
+ *
+ * Each vCPU has a cache of its own, so that finding and running a block takes no lock. A block is
+ * known by the host address of its first byte (that is: by guest-physical address) and by the mode
+ * bits that decoding depends on; a small direct-mapped table from linear addresses stands before.
+ *
+ * Coherence. struct soft_code says for every guest page which vCPUs hold blocks of it and which of
+ * its 64-byte lines they cover, under one lock. A page that holds code has no write entries in any
+ * TLB, so every store to it comes here, drops the overlapping blocks of this vCPU, and leaves a
+ * note for the others, which they read before their next block. A vCPU that decodes a page nobody
+ * had decoded first has all write entries for it dropped, and waits until each running vCPU has
+ * passed a block boundary: only then does it read the bytes. Devices write first and then look at
+ * the mark (mem_written); the decoder marks first and then reads.
+ *
+ * Locks: soft_code.lock is a leaf but for the memory behind it. A vCPU that waits for it counts as
+ * not running, so that the holder may wait for the others.
+ */
+#include "cpu/soft/code.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "cpu/soft/paging.h"
+
+#define JUMP_ENTRIES   4096
+#define HASH_ENTRIES   16384
+#define PAGE_ENTRIES   4096
+#define NOTES_MAX      64
+#define ARENA_BYTES    (UINT64_C(48) << 20)
+#define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
+
+struct code_page {
+    uint64_t vcpus; /* bit n: vCPU n holds blocks of this page */
+    uint64_t lines; /* bit n: bytes 64n to 64n + 63 belong to some block */
+};
+
+/* Pages whose blocks a vCPU must drop; written by others under soft_code.lock. */
+struct notes {
+    unsigned count;
+    bool overflow; /* drop everything */
+    uint64_t gpa[NOTES_MAX];
+};
+
+struct soft_code {
+    pthread_mutex_t lock;
+    struct code_page *pages; /* by guest page number */
+    uint64_t page_count;
+    struct notes *notes; /* by vCPU */
+    _Atomic bool *running;
+};
+
+struct jump_entry {
+    uint64_t rip;
+    uint64_t generation; /* with the mode: soft_vcpu.code_key */
+    struct soft_block *block;
+};
+
+struct page_entry {
+    const uint8_t *page;
+    struct page_entry *next;
+    struct soft_block *blocks;
+};
+
+struct soft_cache {
+    struct jump_entry jump[JUMP_ENTRIES];
+    uint64_t generation; /* of addresses: older jump entries do not count */
+    uint64_t cs_base;    /* outside 64-bit mode, what jump entries were made with */
+    uint32_t cs_limit;
+    struct soft_block *hash[HASH_ENTRIES];
+    struct page_entry *pages[PAGE_ENTRIES];
+    uint8_t *arena;
+    uint64_t arena_used;
+    struct soft_block *crossing; /* the last block that no page holds alone */
+};
+
+/* -- the VM's side -- */
+
+static void device_wrote(void *opaque, uint64_t gpa, uint64_t length);
+
+int soft_code_new(struct mem *mem, struct soft_vm *vm)
+{
+    struct soft_code *code = calloc(1, sizeof *code);
+    struct mem_code_watch watch = {.written = device_wrote, .opaque = vm};
+    void *pages;
+
+    if (!code)
+        return -ENOMEM;
+    for (unsigned i = 0; i < mem_slot_count(mem); i++) {
+        const struct mem_slot *slot = mem_slot_get(mem, i);
+        uint64_t end = (slot->gpa + slot->size) / GUEST_PAGE_SIZE;
+
+        if (end > code->page_count)
+            code->page_count = end;
+    }
+    pages = mmap(NULL, (code->page_count + 1) * sizeof *code->pages, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    code->notes = calloc(vm->vcpu_count, sizeof *code->notes);
+    code->running = calloc(vm->vcpu_count, sizeof *code->running);
+    if (pages == MAP_FAILED || !code->notes || !code->running) {
+        if (pages != MAP_FAILED)
+            munmap(pages, (code->page_count + 1) * sizeof *code->pages);
+        free(code->notes);
+        free((void *)code->running);
+        free(code);
+        return -ENOMEM;
+    }
+    code->pages = pages;
+    pthread_mutex_init(&code->lock, NULL);
+    vm->code = code;
+    mem_code_watch_set(mem, &watch);
+    return 0;
+}
+
+void soft_code_free(struct soft_vm *vm)
+{
+    struct soft_code *code = vm->code;
+    struct mem_code_watch none = {0};
+
+    if (!code)
+        return;
+    mem_code_watch_set(vm->mem, &none);
+    munmap(code->pages, (code->page_count + 1) * sizeof *code->pages);
+    free(code->notes);
+    free((void *)code->running);
+    pthread_mutex_destroy(&code->lock);
+    free(code);
+    vm->code = NULL;
+}
+
+void soft_code_enter(struct soft_vcpu *c)
+{
+    atomic_store(&c->vm->code->running[c->index], true);
+}
+
+void soft_code_leave(struct soft_vcpu *c)
+{
+    atomic_store(&c->vm->code->running[c->index], false);
+}
+
+static void code_lock(struct soft_vcpu *c)
+{
+    struct soft_code *code = c->vm->code;
+
+    if (pthread_mutex_trylock(&code->lock) == 0)
+        return;
+    soft_code_leave(c);
+    pthread_mutex_lock(&code->lock);
+    soft_code_enter(c);
+    /* Its holder may have taken us for stopped. */
+    if (atomic_load(&c->request) & SOFT_REQUEST_TLB) {
+        soft_tlb_flush_writes(c);
+        atomic_fetch_and(&c->request, ~SOFT_REQUEST_TLB);
+    }
+}
+
+static void code_unlock(struct soft_vcpu *c)
+{
+    pthread_mutex_unlock(&c->vm->code->lock);
+}
+
+/* -- dropping blocks -- */
+
+static unsigned page_hash(const uint8_t *page)
+{
+    return (unsigned)(((uintptr_t)page >> 12) % PAGE_ENTRIES);
+}
+
+static unsigned block_hash(const uint8_t *host, uint8_t mode)
+{
+    return (unsigned)((((uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15)) >> 40) + mode) %
+           HASH_ENTRIES;
+}
+
+static void block_drop(struct soft_vcpu *c, struct soft_block *block)
+{
+    struct soft_block **link = &c->cache->hash[block_hash(block->host, block->mode)];
+
+    while (*link && *link != block)
+        link = &(*link)->hash_next;
+    if (*link)
+        *link = block->hash_next;
+    block->valid = false;
+    /* The running block goes on to the end of the running instruction only. */
+    if (c->op >= block->ops && c->op < block->ops + block->count)
+        c->op_end = c->op + 1;
+}
+
+static struct page_entry *page_find(const struct soft_vcpu *c, const uint8_t *page)
+{
+    struct page_entry *entry = c->cache->pages[page_hash(page)];
+
+    while (entry && entry->page != page)
+        entry = entry->next;
+    return entry;
+}
+
+/* Drops this vCPU's blocks that overlap [from, to) of a page; true: none are left on it. */
+static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)0xfff);
+    struct page_entry *entry = page_find(c, page);
+    struct soft_block **link;
+
+    if (!entry)
+        return true;
+    link = &entry->blocks;
+    while (*link) {
+        struct soft_block *block = *link;
+
+        if (block->host < to && from < block->host + block->bytes) {
+            *link = block->page_next;
+            block_drop(c, block);
+        } else {
+            link = &block->page_next;
+        }
+    }
+    return entry->blocks == NULL;
+}
+
+static void cache_clear(struct soft_vcpu *c)
+{
+    struct soft_cache *cache = c->cache;
+
+    memset(cache->hash, 0, sizeof cache->hash);
+    memset(cache->pages, 0, sizeof cache->pages);
+    cache->arena_used = 0;
+    soft_code_forget_addresses(c);
+}
+
+/* Under the lock: another vCPU's blocks of a page must go. */
+static void note_leave(struct soft_vm *vm, unsigned vcpu, uint64_t gpa)
+{
+    struct notes *notes = &vm->code->notes[vcpu];
+
+    if (notes->count < NOTES_MAX)
+        notes->gpa[notes->count++] = gpa & ~UINT64_C(0xfff);
+    else
+        notes->overflow = true;
+    atomic_fetch_or(&vm->vcpu[vcpu]->request, SOFT_REQUEST_INVALIDATE);
+}
+
+static uint64_t line_mask(uint64_t gpa, uint64_t length)
+{
+    unsigned first = (unsigned)(gpa & 0xfff) / 64;
+    unsigned last = (unsigned)((gpa & 0xfff) + length - 1) / 64;
+    uint64_t from_first = UINT64_MAX << first;
+    uint64_t to_last = last >= 63 ? UINT64_MAX : (UINT64_C(2) << last) - 1;
+
+    return from_first & to_last;
+}
+
+static void page_unmark_if_empty(struct soft_vm *vm, struct code_page *page, uint64_t gpa)
+{
+    if (page->vcpus != 0)
+        return;
+    page->lines = 0;
+    mem_code_clear(vm->mem, gpa);
+}
+
+/* Under the lock. `own` is NULL when a device writes. The write lies in one page. */
+static void page_written(struct soft_vm *vm, struct soft_vcpu *own, uint64_t gpa, uint64_t length)
+{
+    struct code_page *page;
+
+    if (gpa / GUEST_PAGE_SIZE >= vm->code->page_count)
+        return;
+    page = &vm->code->pages[gpa / GUEST_PAGE_SIZE];
+    if (!(page->lines & line_mask(gpa, length)))
+        return;
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        uint64_t bit = UINT64_C(1) << i;
+
+        if (!(page->vcpus & bit))
+            continue;
+        if (own && own->index == i) {
+            bool rom = false;
+            const uint8_t *host = soft_host(own, gpa, &rom);
+
+            if (blocks_drop(own, host, host + length))
+                page->vcpus &= ~bit;
+        } else {
+            note_leave(vm, i, gpa);
+            page->vcpus &= ~bit;
+        }
+    }
+    page_unmark_if_empty(vm, page, gpa);
+}
+
+static void device_wrote(void *opaque, uint64_t gpa, uint64_t length)
+{
+    struct soft_vm *vm = opaque;
+
+    pthread_mutex_lock(&vm->code->lock);
+    while (length > 0) {
+        uint64_t part = GUEST_PAGE_SIZE - (gpa & (GUEST_PAGE_SIZE - 1));
+
+        if (part > length)
+            part = length;
+        page_written(vm, NULL, gpa, part);
+        gpa += part;
+        length -= part;
+    }
+    pthread_mutex_unlock(&vm->code->lock);
+}
+
+void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length)
+{
+    code_lock(c);
+    page_written(c->vm, c, gpa, length);
+}
+
+void soft_code_write_end(struct soft_vcpu *c)
+{
+    code_unlock(c);
+}
+
+void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length)
+{
+    if (!mem_code_marked(c->vm->mem, gpa))
+        return;
+    soft_code_write_begin(c, gpa, length);
+    soft_code_write_end(c);
+}
+
+void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
+{
+    struct notes *notes = &c->vm->code->notes[c->index];
+
+    if (requests & SOFT_REQUEST_TLB) {
+        soft_tlb_flush_writes(c);
+        atomic_fetch_and(&c->request, ~SOFT_REQUEST_TLB);
+    }
+    if (!(requests & SOFT_REQUEST_INVALIDATE))
+        return;
+    code_lock(c);
+    atomic_fetch_and(&c->request, ~SOFT_REQUEST_INVALIDATE);
+    if (notes->overflow)
+        cache_clear(c);
+    for (unsigned i = 0; i < notes->count && !notes->overflow; i++) {
+        bool rom = false;
+        const uint8_t *page = soft_host(c, notes->gpa[i], &rom);
+
+        if (page)
+            (void)blocks_drop(c, page, page + GUEST_PAGE_SIZE);
+    }
+    notes->count = 0;
+    notes->overflow = false;
+    code_unlock(c);
+}
+
+/* -- marking pages -- */
+
+/* Under the lock: no vCPU may keep a write entry for a page that has just become code. */
+static void writers_stop(struct soft_vcpu *c)
+{
+    struct soft_vm *vm = c->vm;
+
+    soft_tlb_flush_writes(c);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (i != c->index && vm->vcpu[i])
+            atomic_fetch_or(&vm->vcpu[i]->request, SOFT_REQUEST_TLB);
+    }
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (i == c->index || !vm->vcpu[i])
+            continue;
+        while (atomic_load(&vm->code->running[i]) &&
+               (atomic_load(&vm->vcpu[i]->request) & SOFT_REQUEST_TLB))
+            sched_yield();
+    }
+}
+
+/* Under the lock, before the page's bytes are read: it is code from now on. */
+static void page_mark(struct soft_vcpu *c, uint64_t gpa)
+{
+    struct code_page *page = &c->vm->code->pages[gpa / GUEST_PAGE_SIZE];
+    bool fresh = page->vcpus == 0;
+
+    page->vcpus |= UINT64_C(1) << c->index;
+    if (!fresh)
+        return;
+    mem_code_mark(c->vm->mem, gpa);
+    atomic_thread_fence(memory_order_seq_cst);
+    writers_stop(c);
+}
+
+static void page_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
+{
+    c->vm->code->pages[gpa / GUEST_PAGE_SIZE].lines |= line_mask(gpa, bytes);
+}
+
+/* -- finding and building -- */
+
+int soft_cache_new(struct soft_vcpu *c)
+{
+    struct soft_cache *cache = calloc(1, sizeof *cache);
+    void *arena;
+
+    if (!cache)
+        return -ENOMEM;
+    arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cache->crossing = calloc(1, BLOCK_BYTES_MAX);
+    if (arena == MAP_FAILED || !cache->crossing) {
+        if (arena != MAP_FAILED)
+            munmap(arena, ARENA_BYTES);
+        free(cache->crossing);
+        free(cache);
+        return -ENOMEM;
+    }
+    cache->arena = arena;
+    cache->generation = 1;
+    c->cache = cache;
+    return 0;
+}
+
+void soft_cache_free(struct soft_vcpu *c)
+{
+    if (!c->cache)
+        return;
+    munmap(c->cache->arena, ARENA_BYTES);
+    free(c->cache->crossing);
+    free(c->cache);
+    c->cache = NULL;
+}
+
+static void key_update(struct soft_vcpu *c)
+{
+    bool plain = soft_is_real(c) || soft_is_v86(c);
+    unsigned mode = c->code_size | (plain ? 4u : 0) | (c->cpl == 3 ? 8u : 0);
+
+    c->code_key = c->cache->generation << 4 | mode;
+}
+
+void soft_code_forget_addresses(struct soft_vcpu *c)
+{
+    c->cache->generation++;
+    key_update(c);
+}
+
+void soft_code_mode_changed(struct soft_vcpu *c)
+{
+    struct soft_cache *cache = c->cache;
+    const struct x86_segment *cs = &c->seg[X86_CS];
+
+    if (c->code_size != X86_CODE_64 && (cs->base != cache->cs_base || cs->limit != cache->cs_limit)) {
+        cache->cs_base = cs->base;
+        cache->cs_limit = cs->limit;
+        cache->generation++;
+    }
+    key_update(c);
+}
+
+/* The part of the key that decoding depends on (VEX has no meaning in real and v86 mode). */
+static uint8_t code_mode(const struct soft_vcpu *c)
+{
+    return c->code_key & 7;
+}
+
+bool soft_op_sets_rip(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_CALL:
+    case X86_OP_CALL_IND:
+    case X86_OP_CALL_FAR:
+    case X86_OP_CALL_FAR_IND:
+    case X86_OP_JMP:
+    case X86_OP_JMP_IND:
+    case X86_OP_JMP_FAR:
+    case X86_OP_JMP_FAR_IND:
+    case X86_OP_RET:
+    case X86_OP_RETF:
+    case X86_OP_IRET:
+    case X86_OP_JCC:
+    case X86_OP_LOOP:
+    case X86_OP_LOOPE:
+    case X86_OP_LOOPNE:
+    case X86_OP_JCXZ:
+    case X86_OP_INT:
+    case X86_OP_INT1:
+    case X86_OP_INT3:
+    case X86_OP_INTO:
+    case X86_OP_SYSCALL:
+    case X86_OP_SYSRET:
+    case X86_OP_SYSENTER:
+    case X86_OP_SYSEXIT:
+    case X86_OP_HLT:
+    case X86_OP_PAUSE:
+    case X86_OP_MOVS:
+    case X86_OP_CMPS:
+    case X86_OP_STOS:
+    case X86_OP_LODS:
+    case X86_OP_SCAS:
+    case X86_OP_INS:
+    case X86_OP_OUTS:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool soft_op_ends_block(const struct x86_insn *insn)
+{
+    if (soft_op_sets_rip(insn))
+        return true;
+    switch (insn->op) {
+    case X86_OP_MOV_TO_CR:
+    case X86_OP_MOV_TO_DR:
+    case X86_OP_LMSW:
+    case X86_OP_CLTS:
+    case X86_OP_WRMSR:
+    case X86_OP_XSETBV:
+    case X86_OP_MOV_TO_SEG:
+    case X86_OP_POP_SEG:
+    case X86_OP_LOAD_FAR:
+    case X86_OP_POPF:
+    case X86_OP_STI:
+    case X86_OP_INVLPG:
+    case X86_OP_INVPCID:
+    case X86_OP_CLAC:
+    case X86_OP_STAC:
+    case X86_OP_CPUID:
+    case X86_OP_SERIALIZE:
+    case X86_OP_SWAPGS:
+    case X86_OP_UD:
+    case X86_OP_INVALID:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* What the decoder may look at. */
+struct window {
+    const uint8_t *bytes;
+    unsigned available;
+    bool limited; /* by CS's limit: an instruction that needs more faults */
+};
+
+static void op_undefined(struct soft_vcpu *c, const struct soft_op *op)
+{
+    (void)op;
+    soft_raise(c, X86_UD);
+}
+
+static void op_too_long(struct soft_vcpu *c, const struct soft_op *op)
+{
+    (void)op;
+    soft_raise_code(c, X86_GP, 0);
+}
+
+static void op_bind(struct soft_vcpu *c, struct soft_op *op, enum x86_decode_result result)
+{
+    op->run = NULL;
+    op->stub = NULL;
+    op->extra = 0;
+    if (result == X86_DECODE_OK) {
+        switch (op->insn.op) {
+        case X86_OP_X87:
+        case X86_OP_VECTOR:
+        case X86_OP_FWAIT:
+        case X86_OP_FXSAVE:
+        case X86_OP_FXRSTOR:
+        case X86_OP_XSAVE:
+        case X86_OP_XRSTOR:
+        case X86_OP_XSAVEOPT:
+        case X86_OP_XSAVEC:
+        case X86_OP_LDMXCSR:
+        case X86_OP_STMXCSR:
+            op->run = soft_vector_handler(c->vm, op);
+            break;
+        default:
+            op->run = soft_handler_for(&op->insn);
+        }
+    }
+    if (!op->run) {
+        op->run = result == X86_DECODE_TOO_LONG ? op_too_long : op_undefined;
+        op->insn.op = X86_OP_INVALID;
+    }
+    op->sets_rip = soft_op_sets_rip(&op->insn);
+}
+
+/* Decodes into `block` until something ends it. The first instruction may be incomplete: then
+ * `count` stays 0 and the result says why. */
+static enum x86_decode_result block_decode(struct soft_vcpu *c, const struct window *window,
+                                           struct soft_block *block)
+{
+    unsigned offset = 0;
+
+    block->count = 0;
+    while (block->count < SOFT_BLOCK_OPS_MAX && offset < window->available) {
+        struct soft_op *op = &block->ops[block->count];
+        enum x86_decode_result result =
+            x86_decode(&op->insn, (enum x86_code_size)c->code_size, window->bytes + offset,
+                       window->available - offset);
+
+        if (result == X86_DECODE_MORE) {
+            if (block->count == 0)
+                return result;
+            break;
+        }
+        op->offset = (uint16_t)offset;
+        op_bind(c, op, result);
+        offset += op->insn.length;
+        op->next = (uint16_t)offset;
+        block->count++;
+        if (soft_op_ends_block(&op->insn))
+            break;
+    }
+    block->bytes = (uint16_t)offset;
+    return block->count > 0 ? X86_DECODE_OK : X86_DECODE_MORE;
+}
+
+static uint64_t code_linear(const struct soft_vcpu *c)
+{
+    return (c->code_size == X86_CODE_64 ? c->rip : c->rip + c->seg[X86_CS].base) & c->address_mask;
+}
+
+/* How many bytes from c->rip on CS's limit allows. */
+static uint64_t code_limit(const struct soft_vcpu *c)
+{
+    uint64_t limit = c->seg[X86_CS].limit;
+
+    if (c->code_size == X86_CODE_64)
+        return UINT64_MAX;
+    return c->rip > limit ? 0 : limit - c->rip + 1;
+}
+
+/* Host pointer to an instruction byte; NULL: nothing there. Raises fetch faults. */
+static const uint8_t *fetch_host(struct soft_vcpu *c, uint64_t linear, uint64_t *gpa)
+{
+    struct soft_walk_request request = {
+        .linear = linear, .access = SOFT_FETCH, .privilege = soft_privilege_now(c), .cache = true};
+    struct soft_target target;
+
+    soft_translate(c, &request, &target);
+    *gpa = target.gpa;
+    return target.host;
+}
+
+/* Copies up to 15 bytes across the page's end; a fault on the second page is that page's. */
+static unsigned fetch_copy(struct soft_vcpu *c, uint64_t linear, uint8_t bytes[16])
+{
+    unsigned want = X86_INSN_BYTES_MAX;
+    unsigned first = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff));
+    uint64_t gpa;
+    const uint8_t *host = fetch_host(c, linear, &gpa);
+
+    if (first > want)
+        first = want;
+    memset(bytes, 0xff, 16);
+    if (host)
+        memcpy(bytes, host, first);
+    if (first == want)
+        return want;
+    /* Only when the instruction really reaches into the next page. */
+    struct x86_insn probe;
+    if (x86_decode(&probe, (enum x86_code_size)c->code_size, bytes, first) != X86_DECODE_MORE)
+        return first;
+    host = fetch_host(c, (linear + first) & c->address_mask, &gpa);
+    if (host)
+        memcpy(bytes + first, host, want - first);
+    return want;
+}
+
+/* One instruction that is not kept: it crosses pages, the limit of CS, or lies in no memory. */
+static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
+{
+    struct soft_block *block = c->cache->crossing;
+    uint8_t bytes[16];
+    uint64_t limit = code_limit(c);
+    struct window window = {.bytes = bytes};
+
+    if (limit == 0)
+        soft_raise_code(c, X86_GP, 0);
+    window.available = fetch_copy(c, linear, bytes);
+    if (window.available > limit)
+        window.available = (unsigned)limit;
+    block->host = NULL;
+    block->valid = false;
+    if (block_decode(c, &window, block) != X86_DECODE_OK)
+        soft_raise_code(c, X86_GP, 0);
+    block->count = 1;
+    return block;
+}
+
+static struct soft_block *block_alloc(struct soft_vcpu *c)
+{
+    struct soft_cache *cache = c->cache;
+
+    /* block_keep() may put a page_entry behind the block. */
+    if (cache->arena_used + BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32 > ARENA_BYTES)
+        cache_clear(c);
+    return (struct soft_block *)(void *)(cache->arena + cache->arena_used);
+}
+
+static void block_keep(struct soft_vcpu *c, struct soft_block *block)
+{
+    struct soft_cache *cache = c->cache;
+    const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
+    unsigned bucket = block_hash(block->host, block->mode);
+    struct page_entry *entry = page_find(c, page);
+    uint64_t bytes = sizeof *block + block->count * sizeof *block->ops;
+
+    cache->arena_used += (bytes + 15) & ~UINT64_C(15);
+    if (!entry) {
+        entry = (struct page_entry *)(void *)(cache->arena + cache->arena_used);
+        cache->arena_used += (sizeof *entry + 15) & ~UINT64_C(15);
+        *entry = (struct page_entry){.page = page, .next = cache->pages[page_hash(page)]};
+        cache->pages[page_hash(page)] = entry;
+    }
+    block->hash_next = cache->hash[bucket];
+    cache->hash[bucket] = block;
+    block->page_next = entry->blocks;
+    entry->blocks = block;
+    block->valid = true;
+}
+
+static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa)
+{
+    uint64_t linear = code_linear(c);
+    uint64_t limit = code_limit(c);
+    struct window window = {.bytes = host,
+                            .available = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff))};
+    struct soft_block *block;
+    enum x86_decode_result result;
+
+    if (limit < window.available)
+        window.available = (unsigned)limit;
+    if (window.available > SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX)
+        window.available = SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX;
+    if (window.available == 0)
+        return block_uncached(c, linear);
+    block = block_alloc(c);
+    code_lock(c);
+    page_mark(c, gpa);
+    result = block_decode(c, &window, block);
+    block->host = host;
+    block->mode = code_mode(c);
+    if (result == X86_DECODE_OK) {
+        page_cover(c, gpa, block->bytes);
+        block_keep(c, block);
+    }
+    code_unlock(c);
+    return result == X86_DECODE_OK ? block : block_uncached(c, linear);
+}
+
+static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
+{
+    uint8_t mode = code_mode(c);
+    struct soft_block *block = c->cache->hash[block_hash(host, mode)];
+
+    while (block && (block->host != host || block->mode != mode))
+        block = block->hash_next;
+    return block;
+}
+
+static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *c)
+{
+    uint64_t linear = code_linear(c);
+    struct jump_entry *jump =
+        &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
+    uint64_t gpa;
+    const uint8_t *host;
+    struct soft_block *block;
+
+    if (code_limit(c) == 0)
+        soft_raise_code(c, X86_GP, 0);
+    host = fetch_host(c, linear, &gpa);
+    if (!host)
+        return block_uncached(c, linear);
+    block = block_lookup(c, host);
+    if (!block)
+        block = block_build(c, host, gpa);
+    if (block->bytes > code_limit(c))
+        return block_uncached(c, linear);
+    if (block->valid) {
+        jump->rip = c->rip;
+        jump->generation = c->code_key;
+        jump->block = block;
+    }
+    return block;
+}
+
+const struct soft_block *soft_code_find(struct soft_vcpu *c)
+{
+    struct jump_entry *jump =
+        &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
+
+    if (jump->rip == c->rip && jump->generation == c->code_key && jump->block->valid)
+        return jump->block;
+    return find_slow(c);
+}

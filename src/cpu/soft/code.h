@@ -1,0 +1,51 @@
+/*
+ * Decoded code: blocks, where to find them, and what happens when guest code is written to.
+ * Only inside src/cpu/soft/. See code.c.
+ */
+#ifndef FREEHOLD_CPU_SOFT_CODE_H
+#define FREEHOLD_CPU_SOFT_CODE_H
+
+#include "cpu/soft/soft.h"
+
+#define SOFT_BLOCK_OPS_MAX 48
+
+/* A run of instructions on one page, entered only at its first. */
+struct soft_block {
+    const uint8_t *host; /* of its first byte: its identity, with `mode` */
+    struct soft_block *hash_next;
+    struct soft_block *page_next;
+    uint16_t bytes;
+    uint16_t count;
+    uint8_t mode; /* what decoding depends on: see code_mode() */
+    bool valid;
+    struct soft_op ops[];
+};
+
+MUST_CHECK int soft_code_new(struct mem *mem, struct soft_vm *vm);
+void soft_code_free(struct soft_vm *vm);
+MUST_CHECK int soft_cache_new(struct soft_vcpu *c);
+void soft_cache_free(struct soft_vcpu *c);
+
+/* The block at c->rip, decoded if need be; raises fetch faults. Valid until the next call. */
+const struct soft_block *soft_code_find(struct soft_vcpu *c);
+/* Linear addresses mean something else now: forget which blocks lie where. */
+void soft_code_forget_addresses(struct soft_vcpu *c);
+
+/* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go. */
+void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length);
+void soft_code_write_end(struct soft_vcpu *c);
+/* The same where the store itself needs no protection (accessed and dirty bits). */
+void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
+
+/* Requests of other vCPUs and of devices: SOFT_REQUEST_INVALIDATE and SOFT_REQUEST_TLB. */
+void soft_code_serve(struct soft_vcpu *c, uint32_t requests);
+
+/* A vCPU is running while it may hold pointers into guest memory that it has checked. */
+void soft_code_enter(struct soft_vcpu *c);
+void soft_code_leave(struct soft_vcpu *c);
+
+/* Whether the handler of `op` sets c->rip itself, and whether a block must end after it. */
+bool soft_op_sets_rip(const struct x86_insn *insn);
+bool soft_op_ends_block(const struct x86_insn *insn);
+
+#endif

@@ -1,0 +1,431 @@
+/*
+ * Guest memory as instructions see it: loads, stores and read-modify-write by linear address.
+ *
+ * The fast path is a TLB hit; everything else (miss, page crossing, memory-mapped I/O, stores to
+ * pages with decoded code, alignment checks, watchpoints) takes the slow one. Aligned accesses, and
+ * all that a host instruction does on soft_rmw_begin's pointer, are as atomic as on hardware.
+ * Threads: a vCPU's own. Trusts nothing of the guest.
+ */
+#include "cpu/soft/code.h"
+#include "cpu/soft/paging.h"
+#include "cpu/soft/soft.h"
+
+#define PAGE_OFFSET UINT64_C(0xfff)
+
+static inline void *tlb_find(const struct soft_vcpu *c, uint64_t linear, unsigned size,
+                             enum soft_access access)
+{
+    const struct soft_tlb_entry *entry =
+        &c->tlb[c->privilege].entry[access][(linear >> 12) % SOFT_TLB_ENTRIES];
+
+    /* The last byte's page: an access that crosses pages misses. */
+    if (__builtin_expect(entry->tag == ((linear + size - 1) & ~PAGE_OFFSET), 1))
+        return (void *)(uintptr_t)(linear + entry->addend);
+    return NULL;
+}
+
+/* A part of an access that lies in one page. */
+struct part {
+    struct soft_target target;
+    unsigned length;
+};
+
+struct span {
+    struct soft_vcpu *c;
+    uint64_t linear;
+    unsigned length;
+    enum soft_access access;
+    enum soft_privilege privilege;
+    struct part part[2];
+    unsigned parts;
+};
+
+static void alignment_check(const struct span *s)
+{
+    struct soft_vcpu *c = s->c;
+
+    if (s->privilege == SOFT_USER && (c->rflags & X86_RFLAGS_AC) && (c->cr0 & X86_CR0_AM) &&
+        s->length <= 8 && (s->linear & (s->length - 1)))
+        soft_raise_code(c, X86_AC, 0);
+}
+
+/* Data breakpoints (Intel SDM vol. 3, 17.2.4): matched here, reported after the instruction. */
+static void watchpoints_check(const struct span *s)
+{
+    static const uint8_t lengths[4] = {1, 2, 8, 4};
+    struct soft_vcpu *c = s->c;
+
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned control = (unsigned)(c->dr7 >> (16 + 4 * i)) & 15;
+        uint64_t length = lengths[control >> 2];
+        uint64_t from = c->dr[i] & ~(length - 1);
+        bool enabled = (c->dr7 >> (2 * i)) & 3;
+        bool kind = (control & 3) == 3 || ((control & 3) == 1 && s->access == SOFT_WRITE);
+
+        if (enabled && kind && s->linear < from + length && from < s->linear + s->length)
+            c->pending_db |= UINT64_C(1) << i;
+    }
+}
+
+static void part_translate(struct span *s, uint64_t linear, unsigned length)
+{
+    struct part *part = &s->part[s->parts++];
+    struct soft_walk_request request = {.linear = linear & s->c->address_mask,
+                                        .access = s->access,
+                                        .privilege = s->privilege,
+                                        .cache = s->c->privilege != SOFT_CHECKED};
+
+    soft_translate(s->c, &request, &part->target);
+    part->length = length;
+}
+
+/* Judges and translates the whole span before anything is moved. */
+static void span_prepare(struct span *s)
+{
+    unsigned first = (unsigned)(GUEST_PAGE_SIZE - (s->linear & PAGE_OFFSET));
+
+    if (s->c->privilege == SOFT_CHECKED)
+        alignment_check(s);
+    if (first > s->length)
+        first = s->length;
+    part_translate(s, s->linear, first);
+    if (first < s->length)
+        part_translate(s, s->linear + first, s->length - first);
+    if (s->c->privilege == SOFT_CHECKED)
+        watchpoints_check(s);
+}
+
+/* MMIO in naturally aligned pieces of up to 8 bytes. */
+static void mmio_move(const struct span *s, const struct part *part, uint8_t *bytes)
+{
+    bool write = s->access == SOFT_WRITE;
+
+    for (unsigned done = 0; done < part->length;) {
+        uint64_t gpa = part->target.gpa + done;
+        unsigned size = 8;
+        struct cpu_exit request = {.kind = CPU_EXIT_MMIO};
+
+        while ((gpa & (size - 1)) || size > part->length - done)
+            size /= 2;
+        request.mmio.gpa = gpa;
+        request.mmio.size = (uint8_t)size;
+        request.mmio.write = write;
+        if (write)
+            memcpy(&request.mmio.value, bytes + done, size);
+        uint64_t value = soft_io(s->c, &request);
+        if (!write)
+            memcpy(bytes + done, &value, size);
+        done += size;
+    }
+}
+
+/* Single accesses where the size has one (guest code relies on their atomicity). */
+static void host_copy(void *to, const void *from, unsigned length)
+{
+    switch (length) {
+    case 1:
+        __atomic_store_n((uint8_t *)to, *(const uint8_t *)from, __ATOMIC_RELAXED);
+        break;
+    case 2:
+        *(volatile uint16_t *)to = *(const volatile uint16_t *)from;
+        break;
+    case 4:
+        *(volatile uint32_t *)to = *(const volatile uint32_t *)from;
+        break;
+    case 8:
+        *(volatile uint64_t *)to = *(const volatile uint64_t *)from;
+        break;
+    default:
+        memcpy(to, from, length);
+    }
+}
+
+static void part_store(const struct span *s, const struct part *part, const uint8_t *bytes)
+{
+    if (!part->target.host || part->target.rom) {
+        mmio_move(s, part, (uint8_t *)(uintptr_t)bytes);
+        return;
+    }
+    if (part->target.code) {
+        soft_code_write_begin(s->c, part->target.gpa, part->length);
+        host_copy(part->target.host, bytes, part->length);
+        soft_code_write_end(s->c);
+        return;
+    }
+    host_copy(part->target.host, bytes, part->length);
+}
+
+static void span_load(struct span *s, uint8_t *to)
+{
+    span_prepare(s);
+    for (unsigned i = 0; i < s->parts; i++) {
+        if (s->part[i].target.host)
+            host_copy(to, s->part[i].target.host, s->part[i].length);
+        else
+            mmio_move(s, &s->part[i], to);
+        to += s->part[i].length;
+    }
+}
+
+static void span_store(struct span *s, const uint8_t *from)
+{
+    span_prepare(s);
+    for (unsigned i = 0; i < s->parts; i++) {
+        part_store(s, &s->part[i], from);
+        from += s->part[i].length;
+    }
+}
+
+static struct span span_of(struct soft_vcpu *c, uint64_t linear, unsigned length,
+                           enum soft_access access)
+{
+    return (struct span){.c = c,
+                         .linear = linear,
+                         .length = length,
+                         .access = access,
+                         .privilege = soft_privilege_now(c)};
+}
+
+static __attribute__((noinline)) uint64_t load_slow(struct soft_vcpu *c, uint64_t linear,
+                                                    unsigned size)
+{
+    struct span s = span_of(c, linear, size, SOFT_READ);
+    _Alignas(8) uint8_t bytes[8] = {0};
+    uint64_t value;
+
+    span_load(&s, bytes);
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+static __attribute__((noinline)) void store_slow(struct soft_vcpu *c, uint64_t linear,
+                                                 uint64_t value, unsigned size)
+{
+    struct span s = span_of(c, linear, size, SOFT_WRITE);
+    _Alignas(8) uint8_t bytes[8];
+
+    memcpy(bytes, &value, sizeof value);
+    span_store(&s, bytes);
+}
+
+#define SIZED_ACCESS(bits)                                                                         \
+    uint##bits##_t soft_load##bits(struct soft_vcpu *c, uint64_t linear)                           \
+    {                                                                                              \
+        const volatile uint##bits##_t *host = tlb_find(c, linear, bits / 8, SOFT_READ);            \
+                                                                                                   \
+        return host ? *host : (uint##bits##_t)load_slow(c, linear, bits / 8);                      \
+    }                                                                                              \
+    void soft_store##bits(struct soft_vcpu *c, uint64_t linear, uint##bits##_t value)              \
+    {                                                                                              \
+        volatile uint##bits##_t *host = tlb_find(c, linear, bits / 8, SOFT_WRITE);                 \
+                                                                                                   \
+        if (host)                                                                                  \
+            *host = value;                                                                         \
+        else                                                                                       \
+            store_slow(c, linear, value, bits / 8);                                                \
+    }
+SIZED_ACCESS(8)
+SIZED_ACCESS(16)
+SIZED_ACCESS(32)
+SIZED_ACCESS(64)
+
+uint64_t soft_load(struct soft_vcpu *c, uint64_t linear, unsigned size)
+{
+    switch (size) {
+    case 1:
+        return soft_load8(c, linear);
+    case 2:
+        return soft_load16(c, linear);
+    case 4:
+        return soft_load32(c, linear);
+    default:
+        return soft_load64(c, linear);
+    }
+}
+
+void soft_store(struct soft_vcpu *c, uint64_t linear, uint64_t value, unsigned size)
+{
+    switch (size) {
+    case 1:
+        soft_store8(c, linear, (uint8_t)value);
+        break;
+    case 2:
+        soft_store16(c, linear, (uint16_t)value);
+        break;
+    case 4:
+        soft_store32(c, linear, (uint32_t)value);
+        break;
+    default:
+        soft_store64(c, linear, value);
+    }
+}
+
+void soft_load_bytes(struct soft_vcpu *c, uint64_t linear, void *to, unsigned length)
+{
+    const void *host = tlb_find(c, linear, length, SOFT_READ);
+
+    if (host) {
+        memcpy(to, host, length);
+        return;
+    }
+    struct span s = span_of(c, linear, length, SOFT_READ);
+    span_load(&s, to);
+}
+
+void soft_store_bytes(struct soft_vcpu *c, uint64_t linear, const void *from, unsigned length)
+{
+    void *host = tlb_find(c, linear, length, SOFT_WRITE);
+
+    if (host) {
+        memcpy(host, from, length);
+        return;
+    }
+    struct span s = span_of(c, linear, length, SOFT_WRITE);
+    span_store(&s, from);
+}
+
+void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access)
+{
+    uint8_t *host = tlb_find(c, linear, 1, access);
+
+    if (host || c->privilege == SOFT_CHECKED)
+        return host;
+    soft_probe(c, linear, 1, access);
+    return tlb_find(c, linear, 1, access);
+}
+
+void soft_probe(struct soft_vcpu *c, uint64_t linear, unsigned length, enum soft_access access)
+{
+    if (tlb_find(c, linear, length, access))
+        return;
+    struct span s = span_of(c, linear, length, access);
+    span_prepare(&s);
+}
+
+/* -- with another privilege -- */
+
+static struct span span_as(struct soft_vcpu *c, uint64_t linear, unsigned length,
+                           enum soft_privilege privilege)
+{
+    return (struct span){.c = c, .linear = linear, .length = length, .privilege = privilege};
+}
+
+static enum soft_privilege system_privilege(const struct soft_vcpu *c)
+{
+    return c->cr4 & X86_CR4_SMAP ? SOFT_KERNEL_SMAP : SOFT_KERNEL;
+}
+
+static enum soft_privilege privilege_as(const struct soft_vcpu *c, uint8_t cpl)
+{
+    return cpl == 3 ? SOFT_USER : system_privilege(c);
+}
+
+static uint64_t load_privileged(struct span s)
+{
+    _Alignas(8) uint8_t bytes[8] = {0};
+    uint64_t value;
+
+    s.access = SOFT_READ;
+    span_load(&s, bytes);
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+static void store_privileged(struct span s, uint64_t value)
+{
+    _Alignas(8) uint8_t bytes[8];
+
+    s.access = SOFT_WRITE;
+    memcpy(bytes, &value, sizeof value);
+    span_store(&s, bytes);
+}
+
+uint64_t soft_system_load(struct soft_vcpu *c, uint64_t linear, unsigned size)
+{
+    return load_privileged(span_as(c, linear, size, system_privilege(c)));
+}
+
+void soft_system_store(struct soft_vcpu *c, uint64_t linear, uint64_t value, unsigned size)
+{
+    store_privileged(span_as(c, linear, size, system_privilege(c)), value);
+}
+
+void soft_system_probe(struct soft_vcpu *c, uint64_t linear, unsigned length,
+                       enum soft_access access)
+{
+    struct span s = span_as(c, linear, length, system_privilege(c));
+
+    s.access = access;
+    span_prepare(&s);
+}
+
+void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value,
+                   unsigned size)
+{
+    store_privileged(span_as(c, linear, size, privilege_as(c, cpl)), value);
+}
+
+uint64_t soft_load_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned size)
+{
+    return load_privileged(span_as(c, linear, size, privilege_as(c, cpl)));
+}
+
+void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned length,
+                   enum soft_access access)
+{
+    struct span s = span_as(c, linear, length, privilege_as(c, cpl));
+
+    s.access = access;
+    span_prepare(&s);
+}
+
+/* -- read-modify-write -- */
+
+static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t linear,
+                                                unsigned size)
+{
+    struct span s = span_of(c, linear, size, SOFT_WRITE);
+    uint8_t *to = c->rmw_buffer;
+
+    span_prepare(&s);
+    if (s.parts == 1 && s.part[0].target.host && !s.part[0].target.rom) {
+        if (s.part[0].target.code) {
+            soft_code_write_begin(c, s.part[0].target.gpa, size);
+            c->rmw_locked = true;
+        }
+        return s.part[0].target.host;
+    }
+    c->rmw_buffered = true;
+    c->rmw_address = linear;
+    c->rmw_size = (uint8_t)size;
+    s.access = SOFT_READ;
+    for (unsigned i = 0; i < s.parts; i++) {
+        if (s.part[i].target.host)
+            memcpy(to, s.part[i].target.host, s.part[i].length);
+        else
+            mmio_move(&s, &s.part[i], to);
+        to += s.part[i].length;
+    }
+    return c->rmw_buffer;
+}
+
+void *soft_rmw_begin(struct soft_vcpu *c, uint64_t linear, unsigned size)
+{
+    void *host = tlb_find(c, linear, size, SOFT_WRITE);
+
+    c->rmw_buffered = false;
+    return host ? host : rmw_slow(c, linear, size);
+}
+
+void soft_rmw_end(struct soft_vcpu *c)
+{
+    if (__builtin_expect(c->rmw_locked, 0)) {
+        c->rmw_locked = false;
+        soft_code_write_end(c);
+    }
+    if (__builtin_expect(c->rmw_buffered, 0)) {
+        c->rmw_buffered = false;
+        struct span s = span_of(c, c->rmw_address, c->rmw_size, SOFT_WRITE);
+        span_store(&s, c->rmw_buffer);
+    }
+}

@@ -1,0 +1,420 @@
+/*
+ * Page walks and the TLBs of the soft engine.
+ *
+ * Source: AMD APM vol. 2, ch. 5; Intel SDM vol. 3, ch. 4. A TLB entry stands for a permission
+ * already judged: there is one TLB per way of judging (enum soft_privilege) and one array in it per
+ * kind of access, so that a hit needs no further check. Write entries exist only for pages whose
+ * dirty bit is set and that hold no decoded code.
+ * Threads: a vCPU's own. Page tables are guest memory: they may change at any time and hold
+ * anything; accessed and dirty bits are set by compare-and-exchange, as hardware does.
+ */
+#include "cpu/soft/paging.h"
+
+#include "cpu/soft/code.h"
+
+#define PTE_P    (UINT64_C(1) << 0)
+#define PTE_W    (UINT64_C(1) << 1)
+#define PTE_U    (UINT64_C(1) << 2)
+#define PTE_A    (UINT64_C(1) << 5)
+#define PTE_D    (UINT64_C(1) << 6)
+#define PTE_PS   (UINT64_C(1) << 7)
+#define PTE_NX   (UINT64_C(1) << 63)
+#define PTE_ADDR UINT64_C(0x000ffffffffff000)
+
+#define PF_PRESENT  1u
+#define PF_WRITE    2u
+#define PF_USER     4u
+#define PF_RESERVED 8u
+#define PF_FETCH    16u
+
+uint8_t *soft_host(struct soft_vcpu *c, uint64_t gpa, bool *rom)
+{
+    const struct mem_slot *slot = mem_slot_find(c->vm->mem, gpa);
+
+    if (!slot)
+        return NULL;
+    *rom = slot->kind == MEM_ROM;
+    return slot->host + (gpa - slot->gpa);
+}
+
+/* One paging-structure entry and where it lives. */
+struct entry {
+    uint64_t gpa;
+    uint64_t value;
+    uint8_t *host; /* NULL: not in RAM, accessed bits are not kept */
+    unsigned size; /* 4 or 8 bytes */
+};
+
+struct walk {
+    struct soft_vcpu *c;
+    uint64_t linear;
+    enum soft_access access;
+    enum soft_privilege privilege;
+    struct entry entry[4];
+    unsigned depth;
+    uint64_t rights; /* W and U bits of all levels, ANDed; NX ORed */
+    bool reserved;
+};
+
+static void entry_read(struct walk *w, uint64_t gpa, unsigned size)
+{
+    struct entry *entry = &w->entry[w->depth++];
+    bool rom = false;
+
+    entry->gpa = gpa;
+    entry->size = size;
+    entry->host = soft_host(w->c, gpa, &rom);
+    if (!entry->host)
+        entry->value = UINT64_MAX; /* an empty bus reads as ones */
+    else if (size == 8)
+        entry->value = __atomic_load_n((uint64_t *)(void *)entry->host, __ATOMIC_RELAXED);
+    else
+        entry->value = __atomic_load_n((uint32_t *)(void *)entry->host, __ATOMIC_RELAXED);
+    if (rom)
+        entry->host = NULL;
+    w->rights &= entry->value | ~(PTE_W | PTE_U);
+    if (size == 8)
+        w->rights |= entry->value & PTE_NX;
+}
+
+static uint64_t entry_reserved_bits(const struct walk *w)
+{
+    uint64_t bits = PTE_ADDR & ~((UINT64_C(1) << w->c->vm->cpuid->physical_bits) - 1);
+
+    if (!(w->c->efer & X86_EFER_NXE))
+        bits |= PTE_NX;
+    if (!w->c->long_mode)
+        bits |= UINT64_C(0x7ff) << 52;
+    return bits;
+}
+
+/* Checks the entry read last; false: the walk ends in a fault (not present or reserved). */
+static bool entry_usable(struct walk *w, uint64_t reserved)
+{
+    const struct entry *entry = &w->entry[w->depth - 1];
+
+    if (!(entry->value & PTE_P))
+        return false;
+    if (entry->value & reserved)
+        w->reserved = true;
+    return !w->reserved;
+}
+
+/* The offset bits of a page of 2^shift bytes. */
+static uint64_t page_mask(unsigned shift)
+{
+    return (UINT64_C(1) << shift) - 1;
+}
+
+/* PAE and 4-level tables from `level` down (level 0 is the page table). */
+static bool walk_wide(struct walk *w, uint64_t table, unsigned level, struct soft_page *page)
+{
+    uint64_t reserved = entry_reserved_bits(w);
+
+    for (;; level--) {
+        unsigned shift = 12 + 9 * level;
+        bool may_be_large = level == 1 || (level == 2 && w->c->vm->cpuid->feature[X86_FEATURE_PAGE1GB]);
+        uint64_t extra = 0;
+        uint64_t value;
+
+        entry_read(w, table + 8 * ((w->linear >> shift) & 511), 8);
+        value = w->entry[w->depth - 1].value;
+        if (level > 0 && !may_be_large)
+            extra = PTE_PS;
+        if (level > 0 && may_be_large && (value & PTE_PS))
+            extra = page_mask(shift) & ~page_mask(13);
+        if (!entry_usable(w, reserved | extra))
+            return false;
+        if (level == 0 || (value & PTE_PS)) {
+            page->gpa = (value & PTE_ADDR & ~page_mask(shift)) | (w->linear & page_mask(shift));
+            page->shift = shift;
+            return true;
+        }
+        table = value & PTE_ADDR;
+    }
+}
+
+/* 32-bit paging, with 4 MiB pages of PSE (and PSE-36's upper address bits). */
+static bool walk_narrow(struct walk *w, struct soft_page *page)
+{
+    uint64_t table = w->c->cr3 & 0xfffff000u;
+    uint64_t value;
+
+    entry_read(w, table + 4 * (w->linear >> 22), 4);
+    value = w->entry[0].value;
+    if ((value & PTE_PS) && (w->c->cr4 & X86_CR4_PSE)) {
+        if (!entry_usable(w, UINT64_C(1) << 21))
+            return false;
+        page->gpa = (value & 0xffc00000u) | ((value & 0x1fe000) << 19) | (w->linear & 0x3fffff);
+        page->shift = 22;
+        return true;
+    }
+    if (!entry_usable(w, 0))
+        return false;
+    entry_read(w, (value & 0xfffff000u) + 4 * ((w->linear >> 12) & 1023), 4);
+    if (!entry_usable(w, 0))
+        return false;
+    page->gpa = (w->entry[1].value & 0xfffff000u) | (w->linear & 0xfff);
+    return true;
+}
+
+static bool walk_tables(struct walk *w, struct soft_page *page)
+{
+    const struct soft_vcpu *c = w->c;
+    uint64_t pdpte;
+
+    if (c->long_mode)
+        return walk_wide(w, c->cr3 & PTE_ADDR, 3, page);
+    if (!(c->cr4 & X86_CR4_PAE))
+        return walk_narrow(w, page);
+    pdpte = c->pdpte[(w->linear >> 30) & 3];
+    if (!(pdpte & PTE_P))
+        return false;
+    return walk_wide(w, pdpte & PTE_ADDR, 1, page);
+}
+
+static bool access_permitted(const struct walk *w)
+{
+    const struct soft_vcpu *c = w->c;
+    bool user_page = (w->rights & PTE_U) != 0;
+    bool writable = (w->rights & PTE_W) != 0;
+
+    if (w->access == SOFT_FETCH && (w->rights & PTE_NX))
+        return false;
+    if (w->privilege == SOFT_USER)
+        return user_page && (w->access != SOFT_WRITE || writable);
+    if (user_page && w->access == SOFT_FETCH)
+        return !(c->cr4 & X86_CR4_SMEP);
+    if (user_page && w->privilege == SOFT_KERNEL_SMAP)
+        return false;
+    return w->access != SOFT_WRITE || writable || !(c->cr0 & X86_CR0_WP);
+}
+
+static uint32_t fault_code(const struct walk *w, bool present)
+{
+    const struct soft_vcpu *c = w->c;
+    bool nx = (c->efer & X86_EFER_NXE) && (c->cr4 & X86_CR4_PAE);
+    uint32_t code = present ? PF_PRESENT : 0;
+
+    if (w->reserved)
+        code |= PF_RESERVED | PF_PRESENT;
+    if (w->access == SOFT_WRITE)
+        code |= PF_WRITE;
+    if (w->privilege == SOFT_USER)
+        code |= PF_USER;
+    if (w->access == SOFT_FETCH && (nx || (c->cr4 & X86_CR4_SMEP)))
+        code |= PF_FETCH;
+    return code;
+}
+
+/* Sets bits in an entry unless it has changed meanwhile; false: walk again. */
+static bool entry_mark(struct walk *w, struct entry *entry, uint64_t bits)
+{
+    uint64_t wanted = entry->value | bits;
+
+    if (!entry->host || wanted == entry->value)
+        return true;
+    soft_code_written(w->c, entry->gpa, entry->size);
+    if (entry->size == 8)
+        return __atomic_compare_exchange_n((uint64_t *)(void *)entry->host, &entry->value, wanted,
+                                           false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    uint32_t expected = (uint32_t)entry->value;
+    return __atomic_compare_exchange_n((uint32_t *)(void *)entry->host, &expected, (uint32_t)wanted,
+                                       false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static bool entries_mark(struct walk *w)
+{
+    for (unsigned i = 0; i < w->depth; i++) {
+        bool leaf = i + 1 == w->depth;
+        uint64_t bits = PTE_A | (leaf && w->access == SOFT_WRITE ? PTE_D : 0);
+
+        if (!entry_mark(w, &w->entry[i], bits))
+            return false;
+    }
+    return true;
+}
+
+/* Whether a store needs no further walk: dirty already, and permitted. */
+static bool store_permitted(struct walk *w)
+{
+    enum soft_access access = w->access;
+    bool permitted;
+
+    w->access = SOFT_WRITE;
+    permitted = access_permitted(w);
+    w->access = access;
+    return permitted && (access == SOFT_WRITE || (w->entry[w->depth - 1].value & PTE_D));
+}
+
+bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, struct soft_page *page)
+{
+    if (!(c->cr0 & X86_CR0_PG)) {
+        page->gpa = request->linear;
+        page->writable = true;
+        return true;
+    }
+    for (;;) {
+        struct walk w = {.c = c,
+                         .linear = request->linear,
+                         .access = request->access,
+                         .privilege = request->privilege,
+                         .rights = PTE_W | PTE_U};
+
+        if (!walk_tables(&w, page)) {
+            page->fault_code = fault_code(&w, false);
+            return false;
+        }
+        if (!access_permitted(&w)) {
+            page->fault_code = fault_code(&w, true);
+            return false;
+        }
+        if (entries_mark(&w)) {
+            page->writable = store_permitted(&w);
+            return true;
+        }
+    }
+}
+
+enum soft_privilege soft_privilege_now(const struct soft_vcpu *c)
+{
+    if (c->cpl == 3)
+        return SOFT_USER;
+    return (c->cr4 & X86_CR4_SMAP) && !(c->rflags & X86_RFLAGS_AC) ? SOFT_KERNEL_SMAP : SOFT_KERNEL;
+}
+
+static void tlb_set(struct soft_tlb *tlb, enum soft_access access, uint64_t linear, uint8_t *host)
+{
+    struct soft_tlb_entry *entry = &tlb->entry[access][(linear >> 12) % SOFT_TLB_ENTRIES];
+
+    entry->tag = linear & ~UINT64_C(0xfff);
+    entry->addend = (uint64_t)(uintptr_t)host - linear;
+    tlb->used = true;
+}
+
+/*
+ * INVLPG drops the whole of a large page, but TLB entries know only 4 KiB. Two Bloom-like bitmaps
+ * remember in which 2 MiB and 1 GiB units large pages were used since the last flush: an INVLPG
+ * there flushes everything, elsewhere it need look at one entry only.
+ */
+static unsigned large_hash(uint64_t unit)
+{
+    return (unsigned)((unit * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
+}
+
+static void large_note(struct soft_vcpu *c, uint64_t linear, unsigned shift)
+{
+    struct soft_large_pages *large = c->large;
+    unsigned bit = large_hash(shift == 30 ? ~(linear >> 30) : linear >> (shift == 22 ? 22 : 21));
+
+    if (shift > 12)
+        large->seen[bit / 64] |= UINT64_C(1) << (bit % 64);
+}
+
+static bool large_seen(const struct soft_vcpu *c, uint64_t linear)
+{
+    const uint64_t units[] = {linear >> 21, linear >> 22, ~(linear >> 30)};
+
+    for (unsigned i = 0; i < 3; i++) {
+        unsigned bit = large_hash(units[i]);
+
+        if (c->large->seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
+            return true;
+    }
+    return false;
+}
+
+static bool is_canonical(uint64_t linear)
+{
+    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
+}
+
+void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request,
+                    struct soft_target *target)
+{
+    struct soft_page page = {0};
+    uint64_t linear = request->linear;
+    bool rom = false;
+
+    if (c->long_mode && !is_canonical(linear)) {
+        if (request->access != SOFT_FETCH && c->op->insn.segment == X86_SS && c->op->insn.memory)
+            soft_raise_code(c, X86_SSV, 0);
+        soft_raise_code(c, X86_GP, 0);
+    }
+    if (!soft_walk(c, request, &page))
+        soft_page_fault(c, linear, page.fault_code);
+    target->gpa = page.gpa;
+    target->host = soft_host(c, page.gpa, &rom);
+    target->rom = rom;
+    target->code = target->host && !rom && mem_code_marked(c->vm->mem, page.gpa);
+    if (!target->host || !request->cache)
+        return;
+    struct soft_tlb *tlb = &c->tlb[request->privilege];
+    large_note(c, linear, page.shift);
+    if (request->access == SOFT_FETCH) {
+        tlb_set(tlb, SOFT_FETCH, linear, target->host);
+        return;
+    }
+    tlb_set(tlb, SOFT_READ, linear, target->host);
+    if (page.writable && !rom && !target->code)
+        tlb_set(tlb, SOFT_WRITE, linear, target->host);
+}
+
+static void tlb_array_clear(struct soft_tlb *tlb, enum soft_access access)
+{
+    memset(tlb->entry[access], 0xff, sizeof tlb->entry[access]);
+}
+
+void soft_tlb_flush(struct soft_vcpu *c)
+{
+    for (unsigned p = 0; p < SOFT_CHECKED; p++) {
+        if (!c->tlb[p].used)
+            continue;
+        for (unsigned a = 0; a < 3; a++)
+            tlb_array_clear(&c->tlb[p], (enum soft_access)a);
+        c->tlb[p].used = false;
+    }
+    memset(c->large, 0, sizeof *c->large);
+    soft_code_forget_addresses(c);
+}
+
+void soft_tlb_flush_writes(struct soft_vcpu *c)
+{
+    for (unsigned p = 0; p < SOFT_CHECKED; p++)
+        tlb_array_clear(&c->tlb[p], SOFT_WRITE);
+}
+
+void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
+{
+    if (large_seen(c, linear)) {
+        soft_tlb_flush(c);
+        return;
+    }
+    for (unsigned p = 0; p < SOFT_CHECKED; p++) {
+        for (unsigned a = 0; a < 3; a++) {
+            struct soft_tlb_entry *entry =
+                &c->tlb[p].entry[a][(linear >> 12) % SOFT_TLB_ENTRIES];
+
+            if (entry->tag == (linear & ~UINT64_C(0xfff)))
+                entry->tag = SOFT_TLB_EMPTY;
+        }
+    }
+    soft_code_forget_addresses(c);
+}
+
+/* Intel SDM vol. 3, 4.4.1: the four PDPTEs are loaded by MOV to CR3 and friends. */
+bool soft_pdpte_load(struct soft_vcpu *c, uint64_t cr3)
+{
+    uint64_t value[4];
+    uint64_t physical = (UINT64_C(1) << c->vm->cpuid->physical_bits) - 1;
+    uint64_t reserved = 0x1e6 | ~physical;
+
+    if (mem_read(c->vm->mem, cr3 & 0xffffffe0u, value, sizeof value) != 0)
+        return true; /* an empty bus: no walk will succeed, but nothing to refuse */
+    for (unsigned i = 0; i < 4; i++) {
+        if ((value[i] & PTE_P) && (value[i] & reserved))
+            return false;
+    }
+    memcpy(c->pdpte, value, sizeof value);
+    return true;
+}

@@ -1,0 +1,484 @@
+/*
+ * The soft engine's run loop: blocks, events between them, faults, exits; and the engine table.
+ *
+ * Threads: run() by the vCPU's own; kick() and interrupt_set() by any, which only set bits in
+ * `request`. Those are read before each block: no signal, no lock.
+ * Priorities of events at a boundary: Intel SDM vol. 3, table 6-2.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <x86intrin.h>
+
+#include "cpu/soft/code.h"
+#include "cpu/soft/paging.h"
+#include "cpu/soft/soft.h"
+#include "cpu/soft/soft_engine.h"
+
+#define DR6_BS       (UINT64_C(1) << 14)
+#define DR7_ENABLED  UINT64_C(0xff)
+#define PAUSES_MAX   256
+
+struct cpu_vm {
+    struct soft_vm soft;
+};
+
+struct vcpu {
+    struct soft_vcpu soft;
+};
+
+/* -- leaving an instruction -- */
+
+_Noreturn static void jump_out(struct soft_vcpu *c, uint8_t reason)
+{
+    c->jump_reason = reason;
+    __builtin_longjmp(c->jump, 1);
+}
+
+_Noreturn void soft_raise(struct soft_vcpu *c, uint8_t vector)
+{
+    c->fault_vector = vector;
+    c->fault_has_code = false;
+    c->fault_code = 0;
+    jump_out(c, SOFT_JUMP_FAULT);
+}
+
+_Noreturn void soft_raise_code(struct soft_vcpu *c, uint8_t vector, uint32_t code)
+{
+    c->fault_vector = vector;
+    c->fault_has_code = true;
+    c->fault_code = code;
+    jump_out(c, SOFT_JUMP_FAULT);
+}
+
+_Noreturn void soft_page_fault(struct soft_vcpu *c, uint64_t linear, uint32_t code)
+{
+    c->cr2 = linear;
+    soft_raise_code(c, X86_PF, code);
+}
+
+_Noreturn void soft_exit(struct soft_vcpu *c)
+{
+    jump_out(c, SOFT_JUMP_EXIT);
+}
+
+uint64_t soft_io(struct soft_vcpu *c, const struct cpu_exit *request)
+{
+    if (c->io_next < c->io_done)
+        return c->io_log[c->io_next++].value;
+    if (c->io_done == SOFT_IO_LOG) {
+        /* Only a page-crossing XSAVE or the like to a device gets here. */
+        c->exit->kind = CPU_EXIT_FAILED;
+        snprintf(c->exit->failed, sizeof c->exit->failed,
+                 "one instruction at %#llx makes more than %d device accesses",
+                 (unsigned long long)soft_rip_current(c), SOFT_IO_LOG);
+        soft_exit(c);
+    }
+    *c->exit = *request;
+    c->io_waiting = true;
+    c->rip = soft_rip_current(c);
+    soft_exit(c);
+}
+
+/* The VM has completed the exit: its value goes to the log and the instruction runs again. */
+static void io_complete(struct soft_vcpu *c)
+{
+    const struct cpu_exit *exit = c->exit;
+    uint64_t value = 0;
+
+    c->io_waiting = false;
+    switch (exit->kind) {
+    case CPU_EXIT_IO:
+        value = exit->io.value;
+        break;
+    case CPU_EXIT_MMIO:
+        value = exit->mmio.value;
+        break;
+    default:
+        value = exit->msr.value;
+        c->msr_fault = exit->kind == CPU_EXIT_MSR && exit->msr.fault;
+    }
+    c->io_log[c->io_done++].value = value;
+    c->io_next = 0;
+}
+
+/* -- events -- */
+
+static bool is_contributory(uint8_t vector)
+{
+    return vector == X86_DE || (vector >= X86_TS && vector <= X86_GP);
+}
+
+/* Intel SDM vol. 3, table 6-5: whether a fault during delivery of another becomes #DF. */
+static bool is_double(uint8_t first, uint8_t second)
+{
+    if (first == X86_PF)
+        return second == X86_PF || is_contributory(second);
+    return is_contributory(first) && is_contributory(second);
+}
+
+static void shutdown(struct soft_vcpu *c)
+{
+    c->delivering = false;
+    c->exit->kind = CPU_EXIT_SHUTDOWN;
+    soft_exit(c);
+}
+
+static void event_start(struct soft_vcpu *c, const struct soft_event *event)
+{
+    c->delivering = true;
+    c->delivering_vector = event->vector;
+    c->delivering_external = event->kind == SOFT_EVENT_EXTERNAL;
+    c->halted = false;
+    soft_event_deliver(c, event);
+    c->delivering = false;
+}
+
+static void op_idle(struct soft_vcpu *c)
+{
+    c->block_rip = c->rip;
+    c->op = &c->idle_op;
+}
+
+/* A fault was raised, in an instruction or while an event was delivered. */
+static void fault_take(struct soft_vcpu *c)
+{
+    struct soft_event event = {.kind = SOFT_EVENT_EXCEPTION,
+                               .vector = c->fault_vector,
+                               .has_code = c->fault_has_code,
+                               .code = c->fault_code,
+                               .return_rip = soft_rip_current(c)};
+
+    soft_io_commit(c);
+    c->pending_db = 0;
+    c->rmw_buffered = false;
+    if (c->delivering) {
+        if (c->delivering_vector == X86_DF && !c->delivering_external)
+            shutdown(c);
+        if (!c->delivering_external && is_double(c->delivering_vector, c->fault_vector)) {
+            event.vector = X86_DF;
+            event.has_code = true;
+            event.code = 0;
+        }
+    }
+    c->rip = event.return_rip;
+    event_start(c, &event);
+}
+
+static void debug_trap(struct soft_vcpu *c, uint64_t bits)
+{
+    struct soft_event event = {
+        .kind = SOFT_EVENT_EXCEPTION, .vector = X86_DB, .return_rip = c->rip};
+
+    c->dr6 = (c->dr6 & ~UINT64_C(0xf)) | bits;
+    c->pending_db = 0;
+    op_idle(c);
+    event.is_trap = true;
+    event_start(c, &event);
+}
+
+static void external_take(struct soft_vcpu *c, uint8_t vector)
+{
+    struct soft_event event = {
+        .kind = SOFT_EVENT_EXTERNAL, .vector = vector, .return_rip = c->rip};
+
+    op_idle(c);
+    event_start(c, &event);
+}
+
+/* Instruction breakpoints at c->rip (Intel SDM vol. 3, 17.2.4); 0: none. */
+static uint64_t breakpoints_at(const struct soft_vcpu *c)
+{
+    uint64_t linear =
+        c->code_size == X86_CODE_64 ? c->rip : (c->rip + c->seg[X86_CS].base) & c->address_mask;
+    uint64_t hits = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        if (((c->dr7 >> (2 * i)) & 3) && ((c->dr7 >> (16 + 4 * i)) & 15) == 0 &&
+            c->dr[i] == linear)
+            hits |= UINT64_C(1) << i;
+    }
+    return hits;
+}
+
+static void breakpoint_fault(struct soft_vcpu *c, uint64_t hits)
+{
+    c->dr6 = (c->dr6 & ~UINT64_C(0xf)) | hits;
+    op_idle(c);
+    soft_raise(c, X86_DB);
+}
+
+/* -- running -- */
+
+static inline void block_run(struct soft_vcpu *c, const struct soft_block *block, unsigned count)
+{
+    const struct soft_op *op = block->ops;
+
+    c->block_rip = c->rip;
+    c->op_end = op + count;
+    do {
+        c->op = op;
+        op->run(c, op);
+        op++;
+    } while (op < c->op_end);
+    op--;
+    if (!op->sets_rip) {
+        uint64_t rip = c->block_rip + op->next;
+
+        c->rip = c->code_size == X86_CODE_64 ? rip : (uint32_t)rip;
+    }
+}
+
+/* One instruction with all that may surround it. */
+static void step_run(struct soft_vcpu *c)
+{
+    bool trap = (c->rflags & X86_RFLAGS_TF) != 0;
+    bool replay = c->io_done != 0;
+    uint64_t bits;
+
+    if ((c->dr7 & DR7_ENABLED) && !(c->rflags & X86_RFLAGS_RF) && !replay && !c->shadow_debug) {
+        bits = breakpoints_at(c);
+        if (bits)
+            breakpoint_fault(c, bits);
+    }
+    op_idle(c);
+    const struct soft_block *block = soft_code_find(c);
+    c->shadow = false;
+    c->shadow_debug = false;
+    c->stepping = true;
+    c->rf_kept = false;
+    block_run(c, block, 1);
+    c->stepping = false;
+    soft_io_commit(c);
+    if (!c->rf_kept && (c->rflags & X86_RFLAGS_RF)) {
+        c->rflags &= ~X86_RFLAGS_RF;
+        soft_mode_update(c);
+    }
+    bits = c->pending_db | (trap ? DR6_BS : 0);
+    if (bits && !c->shadow_debug)
+        debug_trap(c, bits);
+}
+
+/* What others have asked for; returns when guest code may go on. */
+static void requests_serve(struct soft_vcpu *c)
+{
+    uint32_t request = atomic_load(&c->request);
+
+    if (request & (SOFT_REQUEST_INVALIDATE | SOFT_REQUEST_TLB))
+        soft_code_serve(c, request);
+    if (request & SOFT_REQUEST_KICK) {
+        atomic_fetch_and(&c->request, ~SOFT_REQUEST_KICK);
+        c->exit->kind = CPU_EXIT_KICKED;
+        soft_exit(c);
+    }
+    if (c->shadow)
+        return;
+    if (c->nmi_pending && !c->nmi_blocked) {
+        c->nmi_pending = false;
+        atomic_fetch_and(&c->request, ~SOFT_REQUEST_NMI);
+        c->nmi_blocked = true;
+        external_take(c, X86_NMI);
+    }
+    if ((request & SOFT_REQUEST_INTERRUPT) && (c->rflags & X86_RFLAGS_IF)) {
+        c->exit->kind = CPU_EXIT_INTERRUPT;
+        soft_exit(c);
+    }
+}
+
+static void injection_take(struct soft_vcpu *c)
+{
+    c->inject_waiting = false;
+    external_take(c, c->inject_vector);
+}
+
+static void halted_check(struct soft_vcpu *c)
+{
+    if (!c->halted)
+        return;
+    c->exit->kind = CPU_EXIT_HALT;
+    soft_exit(c);
+}
+
+static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
+{
+    if (c->io_waiting) {
+        io_complete(c);
+        step_run(c);
+    }
+    if (c->inject_waiting)
+        injection_take(c);
+    for (;;) {
+        if (__builtin_expect(atomic_load_explicit(&c->request, memory_order_relaxed) != 0, 0))
+            requests_serve(c);
+        if (__builtin_expect(c->halted, 0))
+            halted_check(c);
+        if (__builtin_expect(c->step | c->shadow, 0)) {
+            step_run(c);
+            continue;
+        }
+        op_idle(c);
+        const struct soft_block *block = soft_code_find(c);
+        block_run(c, block, block->count);
+    }
+}
+
+static __attribute__((noinline)) void run_guarded(struct soft_vcpu *c)
+{
+    if (__builtin_setjmp(c->jump)) {
+        if (c->jump_reason == SOFT_JUMP_EXIT)
+            return;
+        fault_take(c);
+    }
+    run_loop(c);
+}
+
+static void soft_run(struct vcpu *vcpu, struct cpu_exit *exit)
+{
+    struct soft_vcpu *c = &vcpu->soft;
+
+    c->exit = exit;
+    op_idle(c);
+    soft_code_enter(c);
+    run_guarded(c);
+    soft_code_leave(c);
+}
+
+/* -- the engine's other operations -- */
+
+static void soft_kick(struct vcpu *vcpu)
+{
+    atomic_fetch_or(&vcpu->soft.request, SOFT_REQUEST_KICK);
+}
+
+static void soft_interrupt_set(struct vcpu *vcpu, bool pending)
+{
+    if (pending)
+        atomic_fetch_or(&vcpu->soft.request, SOFT_REQUEST_INTERRUPT);
+    else
+        atomic_fetch_and(&vcpu->soft.request, ~SOFT_REQUEST_INTERRUPT);
+}
+
+static void soft_inject(struct vcpu *vcpu, uint8_t vector, bool nmi)
+{
+    struct soft_vcpu *c = &vcpu->soft;
+
+    if (nmi) {
+        c->nmi_pending = true;
+        c->halted = c->halted && c->nmi_blocked;
+        atomic_fetch_or(&c->request, SOFT_REQUEST_NMI);
+        return;
+    }
+    c->inject_waiting = true;
+    c->inject_vector = vector;
+}
+
+static int soft_probe_host(struct error *why)
+{
+    (void)why;
+    return 0;
+}
+
+static void soft_vm_free(struct cpu_vm *vm)
+{
+    if (!vm)
+        return;
+    soft_vector_fini(&vm->soft);
+    soft_code_free(&vm->soft);
+    pthread_mutex_destroy(&vm->soft.split_lock);
+    free(vm->soft.vcpu);
+    free(vm);
+}
+
+static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, struct error *err)
+{
+    struct cpu_vm *vm = calloc(1, sizeof *vm);
+    int result = -ENOMEM;
+
+    if (!vm)
+        return error_set(err, -ENOMEM, "not enough memory for the soft engine");
+    vm->soft.mem = config->mem;
+    vm->soft.cpuid = config->cpuid;
+    vm->soft.vcpu_count = config->vcpu_count;
+    pthread_mutex_init(&vm->soft.split_lock, NULL);
+    vm->soft.vcpu = calloc(config->vcpu_count, sizeof(struct soft_vcpu *));
+    if (vm->soft.vcpu)
+        result = soft_code_new(config->mem, &vm->soft);
+    if (result != 0) {
+        error_set(err, result, "not enough memory for the soft engine's tables");
+        goto out_vm;
+    }
+    result = soft_vector_init(&vm->soft, err);
+    if (result != 0)
+        goto out_vm;
+    *out = vm;
+    return 0;
+out_vm:
+    soft_vm_free(vm);
+    return result;
+}
+
+static void soft_vcpu_free(struct vcpu *vcpu)
+{
+    struct soft_vcpu *c;
+
+    if (!vcpu)
+        return;
+    c = &vcpu->soft;
+    if (c->vm)
+        c->vm->vcpu[c->index] = NULL;
+    soft_cache_free(c);
+    free(c->tlb);
+    free(c->large);
+    free(vcpu);
+}
+
+static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, struct error *err)
+{
+    struct vcpu *vcpu = aligned_alloc(64, (sizeof *vcpu + 63) & ~(size_t)63);
+    struct soft_vcpu *c;
+
+    if (!vcpu)
+        return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
+    memset(vcpu, 0, sizeof *vcpu);
+    c = &vcpu->soft;
+    c->index = index;
+    c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);
+    c->large = calloc(1, sizeof *c->large);
+    if (!c->tlb || !c->large || soft_cache_new(c) != 0) {
+        soft_vcpu_free(vcpu);
+        return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
+    }
+    memset(c->tlb, 0xff, SOFT_PRIVILEGES * sizeof *c->tlb);
+    c->vm = &vm->soft;
+    c->idle_op.insn.segment = X86_DS;
+    vm->soft.vcpu[index] = c;
+    *out = vcpu;
+    return 0;
+}
+
+static void soft_state_get_op(struct vcpu *vcpu, struct x86_state *state)
+{
+    soft_state_get(&vcpu->soft, state);
+}
+
+static int soft_state_set_op(struct vcpu *vcpu, const struct x86_state *state, struct error *err)
+{
+    return soft_state_set(&vcpu->soft, state, err);
+}
+
+const struct cpu_engine cpu_engine_soft = {
+    .name = "soft",
+    .description = "software execution, no hardware virtualization needed",
+    .probe = soft_probe_host,
+    .vm_new = soft_vm_new,
+    .vm_free = soft_vm_free,
+    .vcpu_new = soft_vcpu_new,
+    .vcpu_free = soft_vcpu_free,
+    .run = soft_run,
+    .kick = soft_kick,
+    .interrupt_set = soft_interrupt_set,
+    .inject = soft_inject,
+    .state_get = soft_state_get_op,
+    .state_set = soft_state_set_op,
+};

@@ -1,0 +1,359 @@
+/*
+ * The soft engine's vCPU: state, faults, memory access. Included only inside src/cpu/soft/.
+ *
+ * An instruction is executed by one handler, `void f(struct soft_vcpu *, const struct soft_op *)`.
+ * Rules for handlers:
+ *  - A fault or an exit leaves by longjmp (soft_raise, soft_exit and every load, store or segment
+ *    load may do so): change no guest state before the last thing that can fail has succeeded.
+ *  - c->op is the running instruction. c->rip is not kept up to date inside a block: use
+ *    soft_rip_current() and soft_rip_next(). A handler that changes control flow sets c->rip; its
+ *    operation must be in soft_op_ends_block().
+ *  - Port and memory-mapped I/O restarts the whole instruction (see soft_io), so a handler may be
+ *    run again from its beginning with its earlier accesses answered from a log.
+ *
+ * Threads: a vCPU belongs to its thread; only `request` is touched by others.
+ */
+#ifndef FREEHOLD_CPU_SOFT_SOFT_H
+#define FREEHOLD_CPU_SOFT_SOFT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "cpu/x86/decode.h"
+#include "cpu/x86/state.h"
+
+struct soft_vcpu;
+struct soft_op;
+typedef void soft_handler(struct soft_vcpu *c, const struct soft_op *op);
+
+/* One decoded instruction in a block. */
+struct soft_op {
+    soft_handler *run;
+    void *stub;      /* vector and x87 operations: host code, see vector.c */
+    uint16_t offset; /* of this instruction from the block's first byte */
+    uint16_t next;   /* of the one after it */
+    uint16_t extra;  /* handler's own (vector.c: index of the table entry) */
+    bool sets_rip;   /* the handler sets c->rip */
+    struct x86_insn insn;
+};
+
+/* Translation look-aside buffers: host = linear + addend where tag == linear page. */
+struct soft_tlb_entry {
+    uint64_t tag; /* linear address of the page, or SOFT_TLB_EMPTY */
+    uint64_t addend;
+};
+#define SOFT_TLB_ENTRIES 1024
+#define SOFT_TLB_EMPTY   UINT64_MAX
+
+enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_FETCH };
+
+/* One TLB for each way in which permissions can be judged. */
+enum soft_privilege {
+    SOFT_KERNEL,      /* CPL 0-2 */
+    SOFT_KERNEL_SMAP, /* CPL 0-2 while SMAP forbids user pages (CR4.SMAP and not AC) */
+    SOFT_USER,        /* CPL 3 */
+    SOFT_CHECKED,     /* always misses: alignment checks, data breakpoints */
+    SOFT_PRIVILEGES
+};
+
+struct soft_tlb {
+    struct soft_tlb_entry entry[3][SOFT_TLB_ENTRIES]; /* by enum soft_access */
+    bool used;
+};
+
+/* Where large pages were used since the last flush: see paging.c. */
+struct soft_large_pages {
+    uint64_t seen[64];
+};
+
+/* Vector and x87 state as the host's own unit takes it. */
+struct soft_vector {
+    _Alignas(64) uint8_t zmm[32][64]; /* XMM n is the first 16 bytes of zmm[n], YMM n the first 32 */
+    _Alignas(64) uint8_t fxsave[512]; /* FXSAVE64 image; only its x87/MMX part is valid here */
+    uint64_t opmask[8];
+    uint32_t mxcsr;
+};
+
+#define SOFT_IO_LOG 16
+struct soft_io_record {
+    uint64_t value;
+};
+
+/* Bits of soft_vcpu.request: somebody wants this vCPU's attention at the next block boundary. */
+#define SOFT_REQUEST_KICK       0x01u
+#define SOFT_REQUEST_INTERRUPT  0x02u /* level: the interrupt controller holds a vector */
+#define SOFT_REQUEST_NMI        0x04u
+#define SOFT_REQUEST_INVALIDATE 0x08u /* code pages in soft_vm.invalidations have changed */
+#define SOFT_REQUEST_TLB        0x10u /* write entries of pages that became code must go */
+
+struct soft_vcpu {
+    uint64_t gpr[X86_GPR_COUNT];
+    uint64_t zero; /* gpr[X86_REG_NONE]: always 0 */
+    uint64_t rip;
+    /* Arithmetic flags as LAHF and SETO give them: AH = SF:ZF:0:AF:0:PF:1:CF, AL = OF. */
+    uint16_t arith;
+    uint32_t rflags; /* all others (bit 1 included, arithmetic bits 0) */
+
+    const struct soft_op *op;     /* running */
+    const struct soft_op *op_end; /* of the running block; lowered to stop it early */
+    uint64_t block_rip;           /* rip of the running block's first byte */
+    _Atomic uint32_t request;
+
+    uint8_t cpl;
+    uint8_t code_size; /* enum x86_code_size of CS */
+    uint8_t privilege; /* enum soft_privilege, see soft_mode_update() */
+    bool long_mode;    /* EFER.LMA */
+    bool shadow;       /* the next instruction is under an STI or MOV SS shadow */
+    bool shadow_debug; /* ... of MOV SS or POP SS: it also holds back #DB */
+    bool nmi_blocked;
+    bool nmi_pending;
+    bool halted;
+    bool step; /* one instruction at a time: TF, RF or breakpoints are on */
+    uint64_t code_key;     /* soft_code_mode_changed(): which blocks c->rip may mean */
+    uint64_t address_mask; /* of linear addresses: 2^32 - 1, or all ones in 64-bit mode */
+
+    struct x86_segment seg[X86_SEG_COUNT];
+    struct x86_segment ldtr, tr;
+    struct x86_table gdtr, idtr;
+    uint64_t cr0, cr2, cr3, cr4, xcr0;
+    uint64_t dr[4], dr6, dr7;
+    uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t pat, tsc_aux, misc_enable;
+    uint64_t mtrr_def_type, mtrr_fixed[X86_MTRR_FIXED_COUNT];
+    uint64_t mtrr_base[X86_MTRR_VARIABLE_COUNT], mtrr_mask[X86_MTRR_VARIABLE_COUNT];
+    uint64_t tsc_offset; /* guest TSC = host TSC + this */
+    uint64_t tsc_adjust;
+    uint64_t pdpte[4]; /* PAE paging's page-directory-pointer registers */
+
+    struct soft_vector vector;
+
+    /* The fault, exception or exit on its way (set by soft_raise and soft_exit). */
+    void *jump[5]; /* __builtin_setjmp buffer */
+    uint8_t fault_vector;
+    bool fault_has_code;
+    uint32_t fault_code;
+    uint64_t pending_db; /* DR6 bits of a #DB trap due after the running instruction */
+
+    struct cpu_exit *exit;
+    struct soft_io_record io_log[SOFT_IO_LOG]; /* completed accesses of the running instruction */
+    uint8_t io_done, io_next;
+    bool io_waiting; /* the exit handed out last is to be completed with its value */
+
+    uint8_t rmw_buffer[16]; /* soft_rmw_begin's, where memory can't be changed in place */
+    uint64_t rmw_address;
+    uint8_t rmw_size;
+    bool rmw_buffered;
+    bool rmw_locked; /* the VM's code lock is held until soft_rmw_end */
+
+    struct soft_tlb *tlb; /* [SOFT_PRIVILEGES] */
+    struct soft_large_pages *large;
+    struct soft_cache *cache;
+    struct soft_vm *vm;
+    unsigned index;
+    unsigned pauses;
+    uint8_t jump_reason; /* SOFT_JUMP_* */
+    bool delivering;     /* an event is on its way through the IDT: a fault becomes #DF */
+    uint8_t delivering_vector;
+    bool delivering_external;
+    bool msr_fault;      /* the VM refused the last MSR access: #GP(0) */
+    bool rf_kept;        /* the running instruction has loaded RF (IRET): do not clear it */
+    bool apic_enabled;   /* IA32_APIC_BASE bit 11, for CPUID */
+    bool stepping;       /* the running instruction is run alone (see run.c) */
+    bool inject_waiting; /* vcpu_inject() was called */
+    uint8_t inject_vector;
+    struct soft_op idle_op; /* what c->op points to between blocks */
+};
+
+struct soft_vm {
+    struct mem *mem;
+    const struct x86_cpuid *cpuid;
+    unsigned vcpu_count;
+    struct soft_vcpu **vcpu;
+    struct soft_code *code; /* which pages hold decoded code, see code.c */
+    pthread_mutex_t split_lock; /* held for locked accesses that cross a page */
+    void *stubs;                /* vector.c: the stub buffer, shared by all vCPUs */
+};
+
+/* -- faults and exits (run.c) -- */
+#define SOFT_JUMP_FAULT 1
+#define SOFT_JUMP_EXIT  2
+_Noreturn void soft_raise(struct soft_vcpu *c, uint8_t vector);                     /* no code */
+_Noreturn void soft_raise_code(struct soft_vcpu *c, uint8_t vector, uint32_t code); /* with one */
+_Noreturn void soft_page_fault(struct soft_vcpu *c, uint64_t linear, uint32_t code);
+_Noreturn void soft_exit(struct soft_vcpu *c); /* c->exit is filled */
+
+/* Port I/O, MMIO, MSR: gives the value read. Leaves by soft_exit the first time; when the
+ * instruction is run again, answers from the log. soft_io_commit() is called where a part of an
+ * instruction has been completed for good (each iteration of a REP). */
+uint64_t soft_io(struct soft_vcpu *c, const struct cpu_exit *request);
+static inline void soft_io_commit(struct soft_vcpu *c)
+{
+    c->io_done = 0;
+    c->io_next = 0;
+}
+
+/* -- addresses -- */
+static inline uint64_t soft_rip_current(const struct soft_vcpu *c)
+{
+    uint64_t rip = c->block_rip + c->op->offset;
+    return c->code_size == X86_CODE_64 ? rip : (uint32_t)rip;
+}
+
+static inline uint64_t soft_rip_next(const struct soft_vcpu *c)
+{
+    uint64_t rip = c->block_rip + c->op->next;
+    return c->code_size == X86_CODE_64 ? rip : (uint32_t)rip;
+}
+
+/* -- memory by linear address (memory.c); all obey the current privilege, all may fault -- */
+uint8_t soft_load8(struct soft_vcpu *c, uint64_t linear);
+uint16_t soft_load16(struct soft_vcpu *c, uint64_t linear);
+uint32_t soft_load32(struct soft_vcpu *c, uint64_t linear);
+uint64_t soft_load64(struct soft_vcpu *c, uint64_t linear);
+void soft_store8(struct soft_vcpu *c, uint64_t linear, uint8_t value);
+void soft_store16(struct soft_vcpu *c, uint64_t linear, uint16_t value);
+void soft_store32(struct soft_vcpu *c, uint64_t linear, uint32_t value);
+void soft_store64(struct soft_vcpu *c, uint64_t linear, uint64_t value);
+/* size: 1, 2, 4 or 8 */
+uint64_t soft_load(struct soft_vcpu *c, uint64_t linear, unsigned size);
+void soft_store(struct soft_vcpu *c, uint64_t linear, uint64_t value, unsigned size);
+/* Any length up to 4096; nothing is stored unless all of it can be. */
+void soft_load_bytes(struct soft_vcpu *c, uint64_t linear, void *to, unsigned length);
+void soft_store_bytes(struct soft_vcpu *c, uint64_t linear, const void *from, unsigned length);
+/* Faults as a store (or load) of `length` bytes would, and does nothing else. */
+void soft_probe(struct soft_vcpu *c, uint64_t linear, unsigned length, enum soft_access access);
+/* The same with another privilege: implicit supervisor accesses to descriptor tables and TSS use
+ * soft_system_*, which ignore CPL (and obey SMAP as implicit accesses do). */
+uint64_t soft_system_load(struct soft_vcpu *c, uint64_t linear, unsigned size);
+void soft_system_store(struct soft_vcpu *c, uint64_t linear, uint64_t value, unsigned size);
+void soft_system_probe(struct soft_vcpu *c, uint64_t linear, unsigned length,
+                       enum soft_access access);
+/* With the privilege of `cpl` (stack pushes on the way to an inner or outer ring). */
+void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value,
+                   unsigned size);
+uint64_t soft_load_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned size);
+void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned length,
+                   enum soft_access access);
+
+/* Read-modify-write: a host pointer to `size` (1 to 16) bytes on which host instructions, locked
+ * ones too, may work; soft_rmw_end() completes it. No fault may be raised between the two. */
+void *soft_rmw_begin(struct soft_vcpu *c, uint64_t linear, unsigned size);
+void soft_rmw_end(struct soft_vcpu *c);
+
+/* -- paging (paging.c) -- */
+void soft_tlb_flush(struct soft_vcpu *c);                      /* all, global ones too */
+void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */
+/* Loads PAE's PDPTEs from cr3; false: reserved bits set (#GP). */
+bool soft_pdpte_load(struct soft_vcpu *c, uint64_t cr3);
+
+/* To be called by soft_mode_update() last, when code_size, cpl, CS and RFLAGS are settled. */
+void soft_code_mode_changed(struct soft_vcpu *c);
+
+/* -- segments (segment.c) -- */
+/* Effective address to linear: limit, type and canonical checks; raises #GP or #SS. */
+uint64_t soft_linear(struct soft_vcpu *c, unsigned segment, uint64_t offset, unsigned size,
+                     enum soft_access access);
+void soft_segment_load(struct soft_vcpu *c, unsigned segment, uint16_t selector);
+void soft_segment_load_real(struct soft_vcpu *c, unsigned segment, uint16_t selector);
+/* After any change of CS, SS, CR0, CR4, EFER, RFLAGS.AC, RFLAGS.VM, DR7 (whatever block keys,
+ * privilege or address_mask depend on). Also derives cpl from SS.DPL's rules: see segment.c. */
+void soft_mode_update(struct soft_vcpu *c);
+
+static inline bool soft_is_real(const struct soft_vcpu *c)
+{
+    return !(c->cr0 & X86_CR0_PE);
+}
+
+static inline bool soft_is_v86(const struct soft_vcpu *c)
+{
+    return (c->rflags & X86_RFLAGS_VM) != 0;
+}
+
+/* Stack access in the current stack's width (SS.B, 64-bit). Values are `size` bytes (2, 4, 8).
+ * RSP changes only after the access succeeded. */
+void soft_push(struct soft_vcpu *c, uint64_t value, unsigned size);
+uint64_t soft_pop(struct soft_vcpu *c, unsigned size);
+/* RSP in the stack's width. */
+uint64_t soft_stack_mask(const struct soft_vcpu *c); /* 0xffff, 0xffffffff or all ones */
+void soft_stack_set(struct soft_vcpu *c, uint64_t rsp); /* keeps the bits outside the width */
+
+/* -- control transfers (far.c, interrupt.c, task.c): handlers and what run.c calls -- */
+enum soft_event_kind {
+    SOFT_EVENT_EXCEPTION,
+    SOFT_EVENT_SOFTWARE, /* INT n, INT3, INTO: DPL of the gate is checked */
+    SOFT_EVENT_INT1,
+    SOFT_EVENT_EXTERNAL, /* interrupt or NMI */
+};
+struct soft_event {
+    enum soft_event_kind kind;
+    uint8_t vector;
+    bool has_code;
+    uint32_t code;
+    uint64_t return_rip; /* what is pushed */
+    bool is_trap;        /* #DB after an instruction: RF is not set in the pushed flags */
+};
+/* Delivers through IVT or IDT in every mode; may raise a further fault (run.c escalates). */
+void soft_event_deliver(struct soft_vcpu *c, const struct soft_event *event);
+
+/* -- rflags -- */
+uint64_t soft_rflags_get(const struct soft_vcpu *c);
+void soft_rflags_set(struct soft_vcpu *c, uint64_t value); /* stores all; calls soft_mode_update
+                                                              when TF, AC or VM changed */
+
+/* Raises #GP(0) unless CPL is 0. */
+static inline void soft_require_cpl0(struct soft_vcpu *c)
+{
+    if (c->cpl != 0)
+        soft_raise_code(c, X86_GP, 0);
+}
+
+/* The handler tables of the other files: NULL where a file does not have the operation. */
+soft_handler *soft_handler_for(const struct x86_insn *insn);         /* integer.c asks them all */
+soft_handler *soft_control_handler(const struct x86_insn *insn);     /* far.c */
+soft_handler *soft_system_handler(const struct x86_insn *insn);      /* system.c */
+/* vector.c: also fills op->stub and op->extra; NULL: #UD for this CPU model. */
+soft_handler *soft_vector_handler(struct soft_vm *vm, struct soft_op *op);
+MUST_CHECK int soft_vector_init(struct soft_vm *vm, struct error *err);
+void soft_vector_fini(struct soft_vm *vm);
+
+/* The effective address of the memory operand (without the segment's base). */
+static inline uint64_t soft_effective(const struct soft_vcpu *c, const struct soft_op *op)
+{
+    const struct x86_insn *insn = &op->insn;
+    const uint64_t *gpr = c->gpr;
+    uint64_t address = (uint64_t)insn->displacement;
+
+    if (insn->base == X86_REG_RIP)
+        address += c->block_rip + op->next;
+    else
+        address += gpr[insn->base];
+    address += gpr[insn->index] << insn->scale;
+    if (insn->address_size == 4)
+        address = (uint32_t)address;
+    else if (insn->address_size == 2)
+        address = (uint16_t)address;
+    return address;
+}
+
+/* The linear address of the memory operand, checked for an access of `size` bytes. */
+static inline uint64_t soft_operand(struct soft_vcpu *c, const struct soft_op *op, unsigned size,
+                                    enum soft_access access)
+{
+    const struct x86_insn *insn = &op->insn;
+    uint64_t offset = soft_effective(c, op);
+
+    if (c->code_size == X86_CODE_64) {
+        /* Flat but for FS and GS; a non-canonical address misses the TLB and faults there. */
+        if (insn->segment >= X86_FS)
+            offset += c->seg[insn->segment].base;
+        return offset;
+    }
+    return soft_linear(c, insn->segment, offset, size, access);
+}
+
+#endif

@@ -1,0 +1,13 @@
+/* What the soft engine's files share about the vCPU as a whole: state conversion, its table. */
+#ifndef FREEHOLD_CPU_SOFT_SOFT_ENGINE_H
+#define FREEHOLD_CPU_SOFT_SOFT_ENGINE_H
+
+#include "cpu/soft/soft.h"
+
+extern const struct cpu_engine cpu_engine_soft;
+
+void soft_state_get(const struct soft_vcpu *c, struct x86_state *state);
+MUST_CHECK int soft_state_set(struct soft_vcpu *c, const struct x86_state *state,
+                              struct error *err);
+
+#endif
