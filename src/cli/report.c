@@ -76,6 +76,7 @@ static void report_end_json(const struct report_run *run, const struct vm_result
             (double)result->ran_ns / (double)NS_PER_SECOND);
 }
 
+/* Silent on a good end: the terminal belongs to the guest. */
 void report_end(const struct report_run *run, const struct vm_result *result, int status)
 {
     const struct vm_config *vm = &run->options->vm;
@@ -86,10 +87,10 @@ void report_end(const struct report_run *run, const struct vm_result *result, in
     }
     if (vm_result_status(result) != 0 && result->end != VM_END_DEBUG_EXIT)
         log_error("%s", result->text);
-    fprintf(stderr, "freehold: %s after %.2f s (%u reset%s; %s engine, %s, %u vCPU%s, %llu MiB)\n",
-            vm_end_name(result->end), (double)result->ran_ns / (double)NS_PER_SECOND,
-            result->resets, result->resets == 1 ? "" : "s", run->engine, run->cpu_model, vm->cpus,
-            vm->cpus == 1 ? "" : "s", (unsigned long long)(vm->memory_bytes >> 20));
+    log_info("%s after %.2f s (%u reset%s; %s engine, %s, %u vCPU%s, %llu MiB)",
+             vm_end_name(result->end), (double)result->ran_ns / (double)NS_PER_SECOND,
+             result->resets, result->resets == 1 ? "" : "s", run->engine, run->cpu_model, vm->cpus,
+             vm->cpus == 1 ? "" : "s", (unsigned long long)(vm->memory_bytes >> 20));
 }
 
 /* ---- lists ---- */
