@@ -1,0 +1,549 @@
+/*
+ * Paging in long mode and in the two legacy forms: permissions, reserved bits, error codes, accessed and dirty bits,
+ * page sizes, accesses across two pages, invalidation.
+ *
+ * Intel SDM vol. 3, 4; the tables of table entries are 4-4 to 4-20, the error code is 4.7.
+ */
+#include "world.h"
+
+#define P 1ul
+#define W 2ul
+#define U 4ul
+#define A 0x20ul
+#define D 0x40ul
+#define PS 0x80ul
+#define G 0x100ul
+#define NX (1ul << 63)
+#define ERROR_P 1u
+#define ERROR_W 2u
+#define ERROR_U 4u
+#define ERROR_RSVD 8u
+#define ERROR_I 16u
+
+static u64 test_pd[512] __attribute__((aligned(4096)));
+static u64 test_pt[512] __attribute__((aligned(4096)));
+static u8 frames[3][4096] __attribute__((aligned(4096)));
+#define VA(page) (TEST_REGION + (page) * 0x1000ul)
+#define FRAME(n) ADDRESS(frames[n])
+
+CODE64(p_read, "mov (%rax), %rcx" STOP);
+CODE64(p_write, "mov %rcx, (%rax)" STOP);
+CODE64(p_exec, "jmp *%rax");
+CODE64(p_rmw, "lock incl (%rax)" STOP);
+CODE64(p_target, "int $0x81\n");
+
+enum access { READ, WRITE, EXEC, ACCESSES };
+static const char *const access_names[] = {"read", "write", "fetch"};
+
+static void flush(void)
+{
+    cr3_set(cr3_get());
+}
+
+static void tables_reset(void)
+{
+    memory_set(test_pd, 0, sizeof(test_pd));
+    memory_set(test_pt, 0, sizeof(test_pt));
+    boot_pdpt[2] = ADDRESS(test_pd) | P | W | U;
+    test_pd[0] = ADDRESS(test_pt) | P | W | U;
+    for (int i = 0; i < 3; i++)
+        memory_set(frames[i], 0x10 * (i + 1), 4096);
+    flush();
+}
+
+static struct context access_run(enum access access, bool user, u64 address, u64 flags)
+{
+    static const u8 *const codes[] = {p_read, p_write, p_exec};
+    struct context c = user ? context_user(codes[access]) : context_kernel(codes[access]);
+    c.rax = address;
+    c.rcx = 0x1122334455667788;
+    c.rflags |= flags;
+    world_long(&c);
+    return c;
+}
+
+struct rights {
+    u64 pte, pde;
+    bool wp, smep, smap, ac;
+};
+
+/* SDM vol. 3, 4.6.1. */
+static bool access_allowed(const struct rights *r, enum access access, bool user)
+{
+    bool w = r->pte & r->pde & W, u = r->pte & r->pde & U, nx = (r->pte | r->pde) & NX;
+    if (user)
+        return u && (access == WRITE ? w : access == EXEC ? !nx : true);
+    if (access == EXEC)
+        return !nx && !(u && r->smep);
+    if (u && r->smap && !r->ac)
+        return false;
+    return access == READ || w || !r->wp;
+}
+
+static void check_access(const struct rights *r, enum access access, bool user)
+{
+    test_pd[0] = ADDRESS(test_pt) | P | r->pde;
+    test_pt[0] = FRAME(0) | P | r->pte;
+    memory_copy(frames[0], p_target, 2);
+    invlpg(VA(0));
+    struct context c = access_run(access, user, VA(0), r->ac ? FLAG_AC : 0);
+    if (access_allowed(r, access, user)) {
+        CHECK(access_names[access], c.vector, STOP_VECTOR);
+        CHECK("accessed", test_pt[0] & A, A);
+        CHECK("accessed, upper level", test_pd[0] & A, A);
+        CHECK("dirty", test_pt[0] & D, access == WRITE ? D : 0);
+        return;
+    }
+    u64 error = ERROR_P | (access == WRITE ? ERROR_W : 0) | (user ? ERROR_U : 0) | (access == EXEC ? ERROR_I : 0);
+    CHECK_TRAP(access_names[access], &c, PF, error, access == EXEC ? VA(0) : user ? USER(access == READ ? p_read : p_write) : ADDRESS(access == READ ? p_read : p_write));
+    CHECK("CR2", c.cr2, VA(0));
+    CHECK("not dirty", test_pt[0] & D, 0);
+}
+
+/* Every combination of the rights in two levels, the control bits and the access. */
+static void test_matrix(void)
+{
+    static const u64 bits[] = {0, W, U, W | U, NX, W | NX, U | NX, W | U | NX};
+    u64 cr0 = cr0_get(), cr4 = cr4_get();
+    part("permissions");
+    tables_reset();
+    for (unsigned mode = 0; mode < 16; mode++) {
+        struct rights r = {.wp = mode & 1, .smep = mode & 2, .smap = mode & 4, .ac = mode & 8};
+        if ((r.smep && !has(FEATURE_SMEP)) || (r.smap && !has(FEATURE_SMAP)))
+            continue;
+        cr0_set(r.wp ? cr0 | CR0_WP : cr0 & ~CR0_WP);
+        cr4_set((cr4 & ~(CR4_SMEP | CR4_SMAP)) | (r.smep ? CR4_SMEP : 0) | (r.smap ? CR4_SMAP : 0));
+        for (unsigned i = 0; i < 64; i++) {
+            r.pte = bits[i & 7];
+            r.pde = bits[i >> 3];
+            for (unsigned j = 0; j < 2 * ACCESSES; j++)
+                check_access(&r, j / 2, j & 1);
+        }
+    }
+    cr0_set(cr0);
+    cr4_set(cr4);
+}
+
+static void check_fault(const char *what, u64 address, enum access access, bool user, u64 error, u64 cr2)
+{
+    struct context c = access_run(access, user, address, 0);
+    CHECK_VECTOR(what, &c, PF, error);
+    CHECK("CR2", c.cr2, cr2);
+}
+
+static u64 physical_bits(void)
+{
+    return cpuid(0x80000000, 0).eax >= 0x80000008 ? cpuid(0x80000008, 0).eax & 0xff : 36;
+}
+
+static void test_reserved(void)
+{
+    part("reserved bits");
+    tcg_wrong_begin("TCG reports reserved bits without P");
+    tables_reset();
+    u64 top = 1ul << 51;
+    bool narrow = physical_bits() < 52;
+    if (narrow) {
+        test_pt[0] = FRAME(0) | P | W | U | top;
+        invlpg(VA(0));
+        check_fault("PTE above the physical width, read", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+        check_fault("PTE above the physical width, user write", VA(0), WRITE, true, ERROR_P | ERROR_RSVD | ERROR_W | ERROR_U, VA(0));
+        test_pt[0] &= ~P;
+        invlpg(VA(0));
+        check_fault("the same, not present", VA(0), READ, false, 0, VA(0));
+        test_pd[0] |= top;
+        flush();
+        check_fault("PDE above the physical width", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+        boot_pdpt[2] |= top;
+        flush();
+        check_fault("PDPTE above the physical width", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+    }
+    tables_reset();
+    test_pd[0] = P | W | U | PS | 0x2000;
+    flush();
+    check_fault("2 MiB page, bit 13", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+    if (has(FEATURE_PAGE1G)) {
+        boot_pdpt[2] = P | W | U | PS | 0x200000;
+        flush();
+        check_fault("1 GiB page, bit 21", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+    }
+    tables_reset();
+    boot_pml4[1] = ADDRESS(boot_pdpt) | P | W | U | PS;
+    flush();
+    check_fault("PML4E with PS", 1ul << 39, READ, false, ERROR_P | ERROR_RSVD, 1ul << 39);
+    boot_pml4[1] = 0;
+    if (has(FEATURE_NX)) {
+        wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~EFER_NXE);
+        test_pt[0] = FRAME(0) | P | W | U | NX;
+        flush();
+        check_fault("NX without EFER.NXE", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+        test_pt[0] = 0;
+        flush();
+        check_fault("fetch without NXE and SMEP has no I bit", VA(0), EXEC, true, ERROR_U, VA(0));
+        wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
+    }
+    flush();
+    tcg_wrong_end();
+}
+
+static void test_absent(void)
+{
+    part("not present");
+    for (int level = 0; level < 3; level++) {
+        tables_reset();
+        test_pt[0] = FRAME(0) | W | U;
+        if (level >= 1)
+            test_pd[0] &= ~P;
+        if (level >= 2)
+            boot_pdpt[2] &= ~P;
+        flush();
+        for (unsigned j = 0; j < 2 * ACCESSES; j++) {
+            bool user = j & 1;
+            enum access access = j / 2;
+            check_fault(access_names[access], VA(0) + 0x123, access, user,
+                        (user ? ERROR_U : 0) | (access == WRITE ? ERROR_W : 0) | (access == EXEC ? ERROR_I : 0), VA(0) + 0x123);
+        }
+        CHECK("leaf stays as it was", test_pt[0], FRAME(0) | W | U);
+    }
+    tables_reset();
+}
+
+static void test_sizes(void)
+{
+    part("page sizes");
+    tables_reset();
+    test_pd[1] = P | W | U | PS; /* physical 0 */
+    test_pd[3] = 0x200000 | P | U | PS;
+    flush();
+    struct context c = access_run(READ, true, TEST_REGION + 0x200000 + FRAME(1), 0);
+    CHECK("2 MiB page, read", c.rcx, 0x2020202020202020);
+    CHECK("accessed", test_pd[1] & (A | D), A);
+    c = access_run(WRITE, true, TEST_REGION + 0x200000 + FRAME(1), 0);
+    CHECK("2 MiB page, write", *(volatile u64 *)FRAME(1), 0x1122334455667788);
+    CHECK("dirty", test_pd[1] & (A | D), A | D);
+    check_fault("2 MiB page, read only", TEST_REGION + 0x600000, WRITE, true, ERROR_P | ERROR_W | ERROR_U, TEST_REGION + 0x600000);
+    if (!has(FEATURE_PAGE1G)) {
+        skip("1 GiB pages", "CPUID does not show them");
+        return;
+    }
+    tables_reset();
+    boot_pdpt[2] = P | W | U | PS;
+    flush();
+    c = access_run(READ, true, TEST_REGION + FRAME(2), 0);
+    CHECK("1 GiB page, read", c.rcx, 0x3030303030303030);
+    CHECK("accessed", boot_pdpt[2] & (A | D), A);
+    c = access_run(WRITE, true, TEST_REGION + FRAME(2) + 8, 0);
+    CHECK("1 GiB page, write", *(volatile u64 *)(FRAME(2) + 8), 0x1122334455667788);
+    CHECK("dirty", boot_pdpt[2] & (A | D), A | D);
+    tables_reset();
+}
+
+/* Two pages with different rights: all or nothing, and CR2 in the page at fault. */
+static void test_crossing(void)
+{
+    part("across two pages");
+    tables_reset();
+    test_pt[0] = FRAME(2) | P | W | U;
+    test_pt[1] = FRAME(0) | P | W | U;
+    flush();
+    struct context c = access_run(READ, true, VA(1) - 3, 0);
+    CHECK("read of two frames", c.rcx, 0x1010101010303030);
+    c = access_run(WRITE, true, VA(1) - 3, 0);
+    CHECK("write, first frame", *(volatile u32 *)(FRAME(2) + 4092) >> 8, 0x667788);
+    CHECK("write, second frame", *(volatile u64 *)FRAME(0) & 0xffffffffff, 0x1122334455);
+    CHECK("both dirty", test_pt[0] & test_pt[1] & D, D);
+    tables_reset();
+    test_pt[0] = FRAME(2) | P | W | U;
+    flush();
+    check_fault("second absent, read", VA(1) - 3, READ, true, ERROR_U, VA(1));
+    check_fault("second absent, write", VA(1) - 3, WRITE, true, ERROR_U | ERROR_W, VA(1));
+    CHECK("nothing written", *(volatile u32 *)(FRAME(2) + 4092), 0x30303030);
+    test_pt[1] = FRAME(0) | P | U;
+    invlpg(VA(1));
+    check_fault("second read only, write", VA(1) - 3, WRITE, true, ERROR_P | ERROR_U | ERROR_W, VA(1));
+    CHECK("nothing written", *(volatile u32 *)(FRAME(2) + 4092), 0x30303030);
+    test_pt[1] = FRAME(0) | P | W;
+    invlpg(VA(1));
+    check_fault("second for the kernel, read", VA(1) - 3, READ, true, ERROR_P | ERROR_U, VA(1));
+    test_pt[0] = FRAME(2) | P | U;
+    flush();
+    check_fault("first at fault", VA(1) - 3, WRITE, true, ERROR_P | ERROR_U | ERROR_W, VA(1) - 3);
+    part("instruction across two pages");
+    static const u8 mov[] = {0xb9, 0x78, 0x56, 0x34, 0x12, 0xcd, 0x81};
+    for (u64 first = 1; first < 5; first++) {
+        tables_reset();
+        memory_copy(frames[2] + 4096 - first, mov, first);
+        memory_copy(frames[0], mov + first, sizeof(mov) - first);
+        test_pt[0] = FRAME(2) | P | U;
+        flush();
+        check_fault("second absent", VA(1) - first, EXEC, true, ERROR_U | ERROR_I, VA(1));
+        c = access_run(EXEC, true, VA(1) - first, 0);
+        CHECK("RIP at the instruction's start", c.rip, VA(1) - first);
+        test_pt[1] = FRAME(0) | P | U | NX;
+        invlpg(VA(1));
+        check_fault("second NX", VA(1) - first, EXEC, true, ERROR_P | ERROR_U | ERROR_I, VA(1));
+        test_pt[1] = FRAME(0) | P | U;
+        invlpg(VA(1));
+        c = access_run(EXEC, true, VA(1) - first, 0);
+        CHECK("both present", c.rcx, 0x12345678);
+    }
+}
+
+static u64 read_at(u64 address)
+{
+    return access_run(READ, true, address, 0).rcx & 0xff;
+}
+
+static void test_invalidation(void)
+{
+    part("invalidation");
+    tables_reset();
+    test_pt[0] = FRAME(0) | P | U;
+    flush();
+    CHECK("before", read_at(VA(0)), 0x10);
+    test_pt[0] = FRAME(1) | P | U;
+    invlpg(VA(0) + 0x777);
+    CHECK("INVLPG", read_at(VA(0)), 0x20);
+    test_pt[0] = FRAME(2) | P | U;
+    flush();
+    CHECK("MOV to CR3", read_at(VA(0)), 0x30);
+    test_pt[0] = 0;
+    invlpg(VA(0));
+    CHECK("unmapped", access_run(READ, true, VA(0), 0).vector, PF);
+    test_pt[0] = FRAME(0) | P | U;
+    CHECK("mapped again: absent entries are not cached", read_at(VA(0)), 0x10);
+    cr4_set(cr4_get() | CR4_PGE);
+    test_pt[0] = FRAME(1) | P | U | G;
+    invlpg(VA(0));
+    CHECK("global", read_at(VA(0)), 0x20);
+    test_pt[0] = FRAME(2) | P | U | G;
+    invlpg(VA(0));
+    CHECK("INVLPG of a global page", read_at(VA(0)), 0x30);
+    test_pt[0] = FRAME(0) | P | U | G;
+    cr4_set(cr4_get() & ~CR4_PGE);
+    CHECK("CR4.PGE cleared", read_at(VA(0)), 0x10);
+    /* A smaller right in an upper level. */
+    CHECK("upper level, before", access_run(READ, true, VA(0), 0).vector, STOP_VECTOR);
+    test_pd[0] &= ~U;
+    flush();
+    CHECK("upper level loses U", access_run(READ, true, VA(0), 0).vector, PF);
+    test_pd[0] |= U;
+    flush();
+    /* A page table that is replaced, and one that maps itself. */
+    test_pt[1] = ADDRESS(test_pt) | P | W | U;
+    flush();
+    struct context c = context_user(p_write);
+    c.rax = VA(1);
+    c.rcx = FRAME(1) | P | U;
+    world_long(&c);
+    invlpg(VA(0));
+    CHECK("page table written by its own mapping", read_at(VA(0)), 0x20);
+}
+
+CODE64(p_invpcid, "invpcid (%rdi), %rax" STOP);
+
+static u64 invpcid_safe(u64 type, u64 pcid, u64 address)
+{
+    u64 descriptor[2] = {pcid, address};
+    struct context c = context_kernel(p_invpcid);
+    c.rax = type;
+    c.rdi = ADDRESS(descriptor);
+    world_long(&c);
+    return c.vector;
+}
+
+static void test_pcid(void)
+{
+    part("PCID");
+    if (!has(FEATURE_PCID)) {
+        skip("PCID", "CPUID does not show it");
+        return;
+    }
+    tables_reset();
+    u64 root = cr3_get();
+    cr3_set(root | 8);
+    CHECK("PCIDE with CR3[11:0] not 0", cr_write_safe(4, cr4_get() | CR4_PCIDE), GP);
+    cr3_set(root);
+    CHECK("PCIDE", cr_write_safe(4, cr4_get() | CR4_PCIDE), STOP_VECTOR);
+    static const u64 types[] = {0, 1, 2, 3};
+    for (size_t i = 0; i < 4 && has(FEATURE_INVPCID); i++) {
+        cr3_set(root | 5);
+        test_pt[0] = FRAME(0) | P | U;
+        invlpg(VA(0));
+        CHECK("before", read_at(VA(0)), 0x10);
+        test_pt[0] = FRAME(1) | P | U;
+        cr3_set(root | 6 | 1ul << 63);
+        CHECK("INVPCID", invpcid_safe(types[i], types[i] < 2 ? 5 : 0, types[i] ? 0 : VA(0)), STOP_VECTOR);
+        cr3_set(root | 5 | 1ul << 63);
+        CHECK("after INVPCID", read_at(VA(0)), 0x20);
+    }
+    test_pt[0] = FRAME(2) | P | U;
+    cr3_set(root | 5);
+    CHECK("MOV to CR3 without bit 63", read_at(VA(0)), 0x30);
+    CHECK("bit 63 reads as 0", cr3_get(), root | 5);
+    cr3_set(root);
+    CHECK("PCIDE off", cr_write_safe(4, cr4_get() & ~CR4_PCIDE), STOP_VECTOR);
+    if (!has(FEATURE_INVPCID))
+        return;
+    CHECK("INVPCID type 4", invpcid_safe(4, 0, 0), GP);
+    CHECK("INVPCID with a reserved bit", invpcid_safe(0, 1ul << 12, 0), GP);
+    CHECK("INVPCID of a PCID without PCIDE", invpcid_safe(0, 1, 0), GP);
+    CHECK("INVPCID of a non-canonical address", invpcid_safe(0, 0, 1ul << 63), GP);
+}
+
+static void test_atomic_rmw(void)
+{
+    part("read-modify-write");
+    tables_reset();
+    test_pt[0] = FRAME(0) | P | U;
+    flush();
+    struct context c = context_user(p_rmw);
+    c.rax = VA(0);
+    world_long(&c);
+    CHECK_TRAP("LOCK INC of a read-only page is a write fault", &c, PF, ERROR_P | ERROR_W | ERROR_U, USER(p_rmw));
+    CHECK("unchanged", *(volatile u32 *)FRAME(0), 0x10101010);
+}
+
+/* The legacy forms: the same image, reached at its own address; the test page at TEST_REGION. */
+static u32 pd32[1024] __attribute__((aligned(4096)));
+static u32 pt32[1024] __attribute__((aligned(4096)));
+static u64 pdpt_pae[4] __attribute__((aligned(32)));
+
+CODE32(l_read, "mov (%eax), %ecx" STOP);
+CODE32(l_write, "mov %ecx, (%eax)" STOP);
+CODE32(l_paging_off, "mov %cr0, %edx\n and $0x7fffffff, %edx\n mov %edx, %cr0\n mov (%eax), %ecx\n or $0x80000000, %edx\n"
+                     "mov %edx, %cr0\n mov (%ebx), %esi" STOP);
+
+static struct context legacy_access(bool write, bool user, u64 address)
+{
+    const u8 *code = write ? l_write : l_read;
+    struct context c = user ? context_legacy_user(code) : context_legacy(code);
+    c.rax = address;
+    c.rcx = 0xcafe;
+    world_legacy(&c);
+    return c;
+}
+
+static void legacy_checks(void)
+{
+    struct context c = legacy_access(false, true, VA(0) + 8);
+    CHECK_STOP("user read", &c);
+    CHECK("value", c.rcx, 0x10101010);
+    c = legacy_access(true, false, VA(0) + 8);
+    CHECK_STOP("kernel write", &c);
+    CHECK("value written", *(volatile u32 *)(FRAME(0) + 8), 0xcafe);
+    c = legacy_access(true, true, VA(1));
+    CHECK_VECTOR("user write to a read-only page", &c, PF, ERROR_P | ERROR_W | ERROR_U);
+    CHECK("CR2", c.cr2, VA(1));
+    c = legacy_access(true, false, VA(1));
+    CHECK_VECTOR("kernel write to it with WP", &c, PF, ERROR_P | ERROR_W);
+    c = legacy_access(false, true, VA(2));
+    CHECK_VECTOR("user read of a kernel page", &c, PF, ERROR_P | ERROR_U);
+    c = legacy_access(false, false, VA(3));
+    CHECK_VECTOR("absent", &c, PF, 0);
+    legacy_cr0 &= ~(u32)CR0_WP;
+    c = legacy_access(true, false, VA(1));
+    CHECK_STOP("kernel write without WP", &c);
+    legacy_cr0 |= (u32)CR0_WP;
+    c = context_legacy(l_paging_off);
+    c.rax = FRAME(2);
+    c.rbx = VA(0) + 16;
+    world_legacy(&c);
+    CHECK_STOP("paging off and on", &c);
+    CHECK("physical read", c.rcx, 0x30303030);
+    CHECK("virtual read", c.rsi, 0x10101010);
+}
+
+static void test_two_level(void)
+{
+    part("two-level paging");
+    tables_reset();
+    for (u32 i = 0; i < 32; i++)
+        pd32[i] = i << 22 | (u32)(P | W | U | PS);
+    pd32[TEST_REGION >> 22] = (u32)(ADDRESS(pt32) | P | W | U);
+    pt32[0] = (u32)(FRAME(0) | P | W | U);
+    pt32[1] = (u32)(FRAME(1) | P | U);
+    pt32[2] = (u32)(FRAME(2) | P | W);
+    pd32[513] = (u32)(P | U | PS);
+    legacy_cr3 = (u32)ADDRESS(pd32);
+    legacy_cr4 = (u32)CR4_PSE;
+    legacy_cr0 |= (u32)(CR0_PG | CR0_WP);
+    legacy_checks();
+    CHECK("accessed and dirty", pt32[0] & (A | D), A | D);
+    CHECK("accessed only", pt32[2] & (A | D), 0);
+    struct context c = legacy_access(false, true, TEST_REGION + 0x400000 + FRAME(1));
+    CHECK("4 MiB page", c.rcx & 0xff, 0xfe); /* written without WP above */
+    CHECK("accessed", pd32[513] & (A | D), A);
+    c = legacy_access(true, true, TEST_REGION + 0x400000);
+    CHECK_VECTOR("4 MiB page, read only", &c, PF, ERROR_P | ERROR_W | ERROR_U);
+    pd32[513] |= 1u << 21;
+    c = legacy_access(false, true, TEST_REGION + 0x400000);
+    tcg_wrong("TCG reports reserved bits without P");
+    CHECK_VECTOR("4 MiB page, bit 21", &c, PF, ERROR_P | ERROR_RSVD | ERROR_U);
+    legacy_reset();
+}
+
+static void test_pae(void)
+{
+    part("PAE paging");
+    tables_reset();
+    test_pt[0] = FRAME(0) | P | W | U;
+    test_pt[1] = FRAME(1) | P | U;
+    test_pt[2] = FRAME(2) | P | W;
+    test_pt[4] = FRAME(2) | P | W | U | NX;
+    test_pd[1] = P | U | PS;
+    pdpt_pae[0] = ADDRESS(boot_pd_low) | P;
+    pdpt_pae[2] = ADDRESS(test_pd) | P;
+    legacy_cr3 = (u32)ADDRESS(pdpt_pae);
+    legacy_cr4 = (u32)CR4_PAE;
+    legacy_efer = (u32)EFER_NXE;
+    legacy_cr0 |= (u32)(CR0_PG | CR0_WP);
+    legacy_checks();
+    CHECK("accessed and dirty", test_pt[0] & (A | D), A | D);
+    struct context c = legacy_access(false, true, TEST_REGION + 0x200000 + FRAME(2));
+    CHECK("2 MiB page", c.rcx, 0x30303030);
+    c = context_legacy((void *)VA(4));
+    world_legacy(&c);
+    CHECK_TRAP("NX", &c, PF, ERROR_P | ERROR_I, VA(4));
+    c = legacy_access(false, true, 0xc0000000);
+    CHECK_VECTOR("PDPTE not present", &c, PF, ERROR_U);
+    legacy_reset();
+}
+
+CODE32(l_bad_pdpte, "mov %eax, %cr3" STOP);
+
+/* PDPTEs are read, and checked, by MOV to CR3 (SDM vol. 3, 4.4.1). */
+static void test_pdpte(void)
+{
+    static u64 bad[4] __attribute__((aligned(32)));
+    part("PAE PDPTEs");
+    pdpt_pae[0] = ADDRESS(boot_pd_low) | P;
+    bad[0] = ADDRESS(boot_pd_low) | P | W;
+    legacy_cr3 = (u32)ADDRESS(pdpt_pae);
+    legacy_cr4 = (u32)CR4_PAE;
+    legacy_cr0 |= (u32)(CR0_PG | CR0_WP);
+    if (on_tcg()) {
+        skip("reserved bits of PDPTEs", "TCG reads them at each walk, and is lost");
+    } else {
+        struct context c = context_legacy(l_bad_pdpte);
+        c.rax = ADDRESS(bad);
+        world_legacy(&c);
+        CHECK_TRAP("reserved bit in a PDPTE", &c, GP, 0, ADDRESS(l_bad_pdpte));
+    }
+    legacy_reset();
+}
+
+void guest_main(void)
+{
+    test_matrix();
+    test_reserved();
+    test_absent();
+    test_sizes();
+    test_crossing();
+    test_invalidation();
+    test_pcid();
+    test_atomic_rmw();
+    test_two_level();
+    test_pae();
+    test_pdpte();
+}
