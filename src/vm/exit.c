@@ -97,20 +97,13 @@ static void exit_halt(struct vm_vcpu *vcpu)
     vcpu->activity = VCPU_HALTED;
 }
 
-/* The announcement may be stale. Taking it back first and looking then keeps a vector that is
- * posted in between: its announcement comes after ours. */
+/* The announcement may be stale; the LAPIC then withdraws it. */
 static void exit_interrupt(struct vm_vcpu *vcpu)
 {
-    const struct cpu_engine *engine = vcpu->vm->engine;
     int vector = lapic_acknowledge(vcpu->lapic);
 
-    if (vector >= 0) {
-        engine->inject(vcpu->cpu, (uint8_t)vector, false);
-        return;
-    }
-    engine->interrupt_set(vcpu->cpu, false);
-    if (lapic_has_interrupt(vcpu->lapic))
-        engine->interrupt_set(vcpu->cpu, true);
+    if (vector >= 0)
+        vcpu->vm->engine->inject(vcpu->cpu, (uint8_t)vector, false);
 }
 
 /* Ends the VM with a sentence that says where the guest was. */
