@@ -320,6 +320,11 @@ soft_handler *soft_system_handler(const struct x86_insn *insn);      /* system.c
 soft_handler *soft_vector_handler(struct soft_vm *vm, struct soft_op *op);
 MUST_CHECK int soft_vector_init(struct soft_vm *vm, struct error *err);
 void soft_vector_fini(struct soft_vm *vm);
+/* The whole x87 and vector state in XSAVE's standard format (xstate.c). Set: false, and nothing
+ * changed, where reserved bits of header or MXCSR are set. A zeroed image gives XSTATE_BV = 0, the
+ * initial state, but MXCSR is always taken as it stands. */
+void soft_xsave_get(const struct soft_vcpu *c, uint8_t image[X86_XSAVE_BYTES]);
+MUST_CHECK bool soft_xsave_set(struct soft_vcpu *c, const uint8_t image[X86_XSAVE_BYTES]);
 
 /* The effective address of the memory operand (without the segment's base). */
 static inline uint64_t soft_effective(const struct soft_vcpu *c, const struct soft_op *op)

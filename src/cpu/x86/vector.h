@@ -56,17 +56,17 @@ enum x86_vector_unit { X86_UNIT_X87, X86_UNIT_MMX, X86_UNIT_SSE, X86_UNIT_VEX, X
 #define X86_VECTOR_RAX_RDX     0x0040u /* PCMPESTRx: lengths */
 #define X86_VECTOR_WRITES_RCX  0x0080u /* PCMPxSTRI */
 #define X86_VECTOR_IMMEDIATE   0x0100u
-#define X86_VECTOR_CONTROL     0x0200u /* x87: leaves instruction and data pointers alone */
-#define X86_VECTOR_NO_WAIT     0x0400u /* x87: does not report a pending exception */
-#define X86_VECTOR_WRITES_RAX  0x0800u /* FNSTSW AX */
-#define X86_VECTOR_BROADCAST   0x1000u /* EVEX.b with memory: one element, memory_bytes of it */
-#define X86_VECTOR_EMMS        0x2000u /* EMMS */
-#define X86_VECTOR_ZERO_UPPER  0x4000u /* VZEROUPPER */
-#define X86_VECTOR_ZERO_ALL    0x8000u /* VZEROALL */
+#define X86_VECTOR_CONTROL     0x0200u  /* x87: leaves instruction and data pointers alone */
+#define X86_VECTOR_NO_WAIT     0x0400u  /* x87: does not report a pending exception */
+#define X86_VECTOR_WRITES_RAX  0x0800u  /* FNSTSW AX */
+#define X86_VECTOR_BROADCAST   0x1000u  /* EVEX.b with memory: one element, memory_bytes of it */
+#define X86_VECTOR_EMMS        0x2000u  /* EMMS */
+#define X86_VECTOR_ZERO_UPPER  0x4000u  /* VZEROUPPER */
+#define X86_VECTOR_ZERO_ALL    0x8000u  /* VZEROALL */
 #define X86_VECTOR_WRITES_XMM0 0x10000u /* PCMPxSTRM */
 #define X86_VECTOR_ROUNDING    0x20000u /* EVEX.b without memory: rounding or exceptions given */
 
-struct x86_vector {
+struct x86_vector_insn {
     struct x86_vector_operand reg, vvvv, rm, fourth;
     uint8_t unit;          /* enum x86_vector_unit */
     uint8_t vector_bytes;  /* 8 (MMX), 16, 32 or 64 */
@@ -85,14 +85,14 @@ struct x86_vector {
 
 /* Describes a VECTOR or X87 instruction; `feature` is the CPU model's. False: #UD. */
 bool x86_vector_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
-                         struct x86_vector *out);
+                         struct x86_vector_insn *out);
 
 /* The same for D8 to DF alone (x87.c). */
-bool x86_x87_describe(const struct x86_insn *insn, struct x86_vector *out);
+bool x86_x87_describe(const struct x86_insn *insn, struct x86_vector_insn *out);
 
 /* EVEX encodings (evex.c). */
 bool x86_evex_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
-                       struct x86_vector *out);
+                       struct x86_vector_insn *out);
 
 /* The vector register that a VSIB byte names as index. */
 unsigned x86_vector_index(const struct x86_insn *insn);

@@ -40,7 +40,8 @@ static const uint8_t register_forms[8][8] = {
 };
 /* clang-format on */
 
-static bool memory_describe(unsigned escape, const struct x86_insn *insn, struct x86_vector *out)
+static bool memory_describe(unsigned escape, const struct x86_insn *insn,
+                            struct x86_vector_insn *out)
 {
     unsigned form = memory_forms[escape][insn->modrm >> 3 & 7];
 
@@ -60,7 +61,8 @@ static bool memory_describe(unsigned escape, const struct x86_insn *insn, struct
     return true;
 }
 
-static bool register_describe(unsigned escape, const struct x86_insn *insn, struct x86_vector *out)
+static bool register_describe(unsigned escape, const struct x86_insn *insn,
+                              struct x86_vector_insn *out)
 {
     unsigned digit = insn->modrm >> 3 & 7, number = insn->modrm & 7;
 
@@ -77,11 +79,11 @@ static bool register_describe(unsigned escape, const struct x86_insn *insn, stru
     return true;
 }
 
-bool x86_x87_describe(const struct x86_insn *insn, struct x86_vector *out)
+bool x86_x87_describe(const struct x86_insn *insn, struct x86_vector_insn *out)
 {
     unsigned escape = insn->opcode & 7;
 
-    *out = (struct x86_vector){.unit = X86_UNIT_X87, .vector_bytes = 8};
+    *out = (struct x86_vector_insn){.unit = X86_UNIT_X87, .vector_bytes = 8};
     if (insn->prefixes & X86_PREFIX_LOCK)
         return false;
     return insn->memory ? memory_describe(escape, insn, out) : register_describe(escape, insn, out);
