@@ -6,6 +6,9 @@ import time
 
 import pytest
 
+import multiboot
+from vm import Vm
+
 
 def test_reboot(busybox):
     with busybox() as vm:
@@ -51,12 +54,28 @@ def test_triple_fault(busybox):
         assert len(vm.errors.text.splitlines()) == 1, vm.errors.text
 
 
-@pytest.mark.parametrize("value", [0, 5])
-def test_debug_exit(busybox, value):
-    with busybox("--debug-exit") as vm:
-        vm.expect("fh: ready", 90)
-        vm.send(f"printf '\\{value:03o}' | dd of=/dev/port bs=1 seek=244\n")
-        assert vm.status() == (value << 1) | 1
+def tiny_guest(tmp_path, code, *args):
+    image = tmp_path / "kernel"
+    image.write_bytes(multiboot.kernel(code))
+    return Vm("--kernel", str(image), "--memory", "16M", *args)
+
+
+@pytest.mark.parametrize("value", [0, 5, 127])
+def test_debug_exit(tmp_path, value):
+    with tiny_guest(tmp_path, multiboot.out_byte(0xF4, value), "--debug-exit") as vm:
+        assert vm.status(20) == (value << 1) | 1
+
+
+def test_debug_exit_is_off_by_default(tmp_path):
+    with tiny_guest(tmp_path, multiboot.out_byte(0xF4, 5)) as vm:
+        with pytest.raises(AssertionError, match="end of freehold"):
+            vm.status(3)
+
+
+def test_triple_fault_at_once(tmp_path):
+    with tiny_guest(tmp_path, multiboot.TRIPLE_FAULT) as vm:
+        assert vm.status(20) == 1
+        assert "triple fault" in vm.errors.text
 
 
 def test_stopped_by_signal(busybox):
