@@ -21,8 +21,9 @@
 #include "mem/mem.h"
 
 #define VIRTQ_SIZE_MAX 256
-#define VIRTQ_SPANS    (VIRTQ_SIZE_MAX + 8) /* a descriptor may cross from one RAM slot to the next \
-                                             */
+#define VIRTQ_SPANS                                                                                \
+    (VIRTQ_SIZE_MAX + 8) /* a descriptor may cross from one RAM slot to the next                   \
+                          */
 
 struct virtq {
     struct mem *mem;
