@@ -299,6 +299,8 @@ struct soft_event {
 };
 /* Delivers through IVT or IDT in every mode; may raise a further fault (run.c escalates). */
 void soft_event_deliver(struct soft_vcpu *c, const struct soft_event *event);
+/* Whether IOPL or the TSS's map allows port I/O of `size` bytes; if not: #GP(0). (task.c) */
+bool soft_io_permitted(struct soft_vcpu *c, uint16_t port, unsigned size);
 
 /* -- rflags -- */
 uint64_t soft_rflags_get(const struct soft_vcpu *c);
