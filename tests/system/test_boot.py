@@ -5,6 +5,7 @@ import pytest
 from vm import Vm
 
 READY = r"fh: ready: (\S+), (\d+) CPUs, (\d+) kB"
+SEABIOS = "/usr/share/seabios/bios-256k.bin"
 PROMPT = r"root@freehold:~# "
 
 
@@ -52,9 +53,9 @@ def test_debian_reboot(debian, took):
 
 def test_seabios():
     """A firmware image is entered at the reset vector and gets to its boot menu."""
-    with Vm("--firmware", "/usr/share/seabios/bios-256k.bin", "--memory", "64M") as vm:
-        vm.expect(r"SeaBIOS \(version", 60)
-        vm.expect(r"Press ESC for boot menu|No bootable device", 60)
+    with Vm("--firmware", SEABIOS, "--memory", "64M", "--verbose") as vm:
+        vm.errors.expect(r"SeaBIOS \(version", 60)
+        vm.errors.expect(r"Press ESC for boot menu|No bootable device", 60)
 
 
 def test_tables(busybox):

@@ -61,10 +61,12 @@ class Console(threading.Thread):
 
 
 class Vm:
-    """`with Vm(...) as vm`: the process is gone afterwards, whatever happened."""
+    """`with Vm(...) as vm`: the process is gone afterwards, whatever happened.
 
-    def __init__(self, *args, on_terminal=False):
-        self.command = [FREEHOLD, "run", *args]
+    The arguments are those of `freehold run`; `command` is another program to run instead."""
+
+    def __init__(self, *args, on_terminal=False, command=None):
+        self.command = command or [FREEHOLD, "run", *args]
         self.on_terminal = on_terminal
         if on_terminal:
             self.terminal, inner = pty.openpty()
