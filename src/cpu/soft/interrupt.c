@@ -305,6 +305,7 @@ static void software_interrupt(struct soft_vcpu *c, uint8_t vector, enum soft_ev
     struct soft_event event = {.kind = kind, .vector = vector, .return_rip = soft_rip_next(c)};
 
     soft_event_deliver(c, &event);
+    c->trap_dropped = true; /* TF was cleared on the way (SDM vol. 3, 18.3.1.4) */
 }
 
 void soft_op_int(struct soft_vcpu *c, const struct soft_op *op)

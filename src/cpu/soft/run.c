@@ -237,6 +237,11 @@ static void step_run(struct soft_vcpu *c)
     bool replay = c->io_done != 0;
     uint64_t bits;
 
+    /* A task switch with the T bit: before the new task's first instruction. */
+    if (c->pending_db && !replay && !c->shadow_debug) {
+        debug_trap(c, c->pending_db);
+        return;
+    }
     if ((c->dr7 & DR7_ENABLED) && !(c->rflags & X86_RFLAGS_RF) && !replay && !c->shadow_debug) {
         bits = breakpoints_at(c);
         if (bits)
@@ -248,6 +253,7 @@ static void step_run(struct soft_vcpu *c)
     c->shadow_debug = false;
     c->stepping = true;
     c->rf_kept = false;
+    c->trap_dropped = false;
     block_run(c, block, 1);
     c->stepping = false;
     soft_io_commit(c);
@@ -255,7 +261,7 @@ static void step_run(struct soft_vcpu *c)
         c->rflags &= ~X86_RFLAGS_RF;
         soft_mode_update(c);
     }
-    bits = c->pending_db | (trap ? DR6_BS : 0);
+    bits = c->pending_db | (trap && !c->trap_dropped ? DR6_BS : 0);
     if (bits && !c->shadow_debug)
         debug_trap(c, bits);
 }
@@ -326,6 +332,7 @@ static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
 static __attribute__((noinline)) void run_guarded(struct soft_vcpu *c)
 {
     if (__builtin_setjmp(c->jump)) {
+        c->stepping = false;
         if (c->jump_reason == SOFT_JUMP_EXIT)
             return;
         fault_take(c);

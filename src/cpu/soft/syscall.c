@@ -60,6 +60,7 @@ void soft_op_syscall(struct soft_vcpu *c, const struct soft_op *op)
     c->gpr[X86_RCX] = soft_rip_next(c);
     c->gpr[11] = flags;
     soft_rflags_set(c, flags & ~c->sfmask);
+    c->trap_dropped = (c->rflags & X86_RFLAGS_TF) == 0;
     fast_commit(c, &cs, &ss, c->lstar);
 }
 

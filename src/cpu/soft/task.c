@@ -312,7 +312,7 @@ void soft_task_switch(struct soft_vcpu *c, const struct soft_task_switch *reques
     soft_target_check(c, &c->seg[X86_CS], c->rip, new.ext);
     if (task.trap) {
         c->pending_db |= DR6_BT;
-        c->step = true;
+        soft_mode_update(c);
     }
 }
 
