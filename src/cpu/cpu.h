@@ -11,6 +11,7 @@
  * Interrupts: the VM's interrupt controller calls vcpu_interrupt_set(true) whenever it holds a
  * deliverable vector. When the guest can take it (IF, no shadow), run() exits with
  * CPU_EXIT_INTERRUPT; the VM acknowledges its controller and calls vcpu_inject().
+ * After CPU_EXIT_HALT with IF set the VM may inject at once.
  */
 #ifndef FREEHOLD_CPU_CPU_H
 #define FREEHOLD_CPU_CPU_H

@@ -182,10 +182,25 @@ static void vcpu_requests_handle(struct vm_vcpu *vcpu)
     }
 }
 
+/* A halt with interrupts enabled ends by taking one. It is injected here, not announced: the
+ * announcement may be under way still, and the guest would get past its HLT without an interrupt. */
+static void vcpu_halt_end(struct vm_vcpu *vcpu)
+{
+    int vector;
+
+    if (!vcpu->interruptible || !lapic_has_interrupt(vcpu->lapic))
+        return;
+    vector = lapic_acknowledge(vcpu->lapic);
+    if (vector < 0)
+        return;
+    vcpu->vm->engine->inject(vcpu->cpu, (uint8_t)vector, false);
+    vcpu->activity = VCPU_RUNNING;
+}
+
 static bool vcpu_runnable(struct vm_vcpu *vcpu)
 {
-    if (vcpu->activity == VCPU_HALTED && vcpu->interruptible && lapic_has_interrupt(vcpu->lapic))
-        vcpu->activity = VCPU_RUNNING;
+    if (vcpu->activity == VCPU_HALTED)
+        vcpu_halt_end(vcpu);
     return vcpu->activity == VCPU_RUNNING;
 }
 

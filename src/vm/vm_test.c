@@ -25,7 +25,8 @@ enum step_kind {
     STEP_RDMSR, /* noted; a fault as FAULT */
     STEP_WRMSR, /* whether it faulted is noted */
     STEP_CR8,
-    STEP_STI,
+    STEP_STI, /* and the step after it, before any interrupt */
+    STEP_NAP, /* microseconds */
     STEP_HALT,
     STEP_SHUTDOWN,
     STEP_FAIL,
@@ -42,8 +43,8 @@ struct step {
 };
 
 struct vcpu {
-    unsigned index, at, injected_count;
-    bool waiting, pending, kicked;
+    unsigned index, at;
+    bool waiting, pending, kicked, shadow;
     struct x86_state state;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -169,6 +170,12 @@ static bool step_play(struct vcpu *vcpu, const struct step *step, struct cpu_exi
         break;
     case STEP_STI:
         vcpu->state.rflags |= X86_RFLAGS_IF;
+        vcpu->shadow = true;
+        vcpu->at++;
+        return false;
+    case STEP_NAP:
+        usleep((useconds_t)step->where);
+        vcpu->at++;
         return false;
     case STEP_HALT:
         exit->kind = CPU_EXIT_HALT;
@@ -213,12 +220,11 @@ static void fake_run(struct vcpu *vcpu, struct cpu_exit *exit)
         if (vcpu->kicked) {
             vcpu->kicked = false;
             exit->kind = CPU_EXIT_KICKED;
-        } else if (vcpu->pending && vcpu->state.rflags & X86_RFLAGS_IF) {
+        } else if (vcpu->pending && vcpu->state.rflags & X86_RFLAGS_IF && !vcpu->shadow) {
             exit->kind = CPU_EXIT_INTERRUPT;
         } else {
+            vcpu->shadow = false;
             done = step_play(vcpu, &steps[vcpu->at], exit);
-            if (!done && steps[vcpu->at].kind == STEP_STI)
-                vcpu->at++;
         }
     }
     pthread_mutex_unlock(&vcpu->lock);
@@ -247,7 +253,7 @@ static void fake_inject(struct vcpu *vcpu, uint8_t vector, bool nmi)
 
     if (script->vectors[i] < NOTES)
         script->vector[i][script->vectors[i]++] = nmi ? X86_NMI : vector;
-    if (step->kind == STEP_WAIT)
+    if (step->kind == STEP_WAIT || (nmi && step->kind == STEP_HALT)) /* the NMI came early */
         vcpu->at++;
 }
 
@@ -261,7 +267,7 @@ static int fake_state_set(struct vcpu *vcpu, const struct x86_state *state, stru
     (void)err;
     vcpu->state = *state;
     vcpu->at = 0;
-    vcpu->waiting = false;
+    vcpu->waiting = vcpu->shadow = false;
     if (vcpu->index == 0)
         power_on = atomic_load(&script->loads[0]);
     atomic_fetch_add(&script->loads[vcpu->index], 1);
@@ -521,7 +527,9 @@ static void test_halt_nmi(struct test *t)
                                        {STEP_END, 0, 0}};
     static const struct step other[] = {LAPIC_ON,
                                         {STEP_STORE, LAPIC_ICR_HIGH, 0},
+                                        {STEP_NAP, 3000, 0},
                                         {STEP_STORE, LAPIC_ICR_LOW, 0x4050},
+                                        {STEP_NAP, 3000, 0},
                                         {STEP_STORE, LAPIC_ICR_LOW, 0x4400}, /* NMI */
                                         {STEP_END, 0, 0}};
     struct script s = {.step = {{boot, other}}};
