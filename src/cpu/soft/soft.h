@@ -246,6 +246,10 @@ void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned l
 void *soft_rmw_begin(struct soft_vcpu *c, uint64_t linear, unsigned size);
 void soft_rmw_end(struct soft_vcpu *c);
 
+/* Host pointer to one byte and the rest of its page, for runs of accesses; NULL: take them one by
+ * one (memory-mapped I/O, decoded code, watched). May fault as an access would. */
+void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access);
+
 /* -- paging (paging.c) -- */
 void soft_tlb_flush(struct soft_vcpu *c);                      /* all, global ones too */
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */
