@@ -134,12 +134,27 @@ static uint32_t facs_build(struct writer *w)
     return start;
 }
 
-static uint32_t dsdt_build(struct writer *w)
+/* Fills the 24 bytes of `Name (CONF, Buffer ...)` in the DSDT, which begins with it: NameOp,
+ * NameSeg, BufferOp, PkgLength, BytePrefix, size (ACPI 6.4, 20.2). */
+static void dsdt_configure(uint8_t *aml, const struct acpi_config *config)
+{
+    static const uint8_t definition[] = {0x08, 'C', 'O', 'N', 'F', 0x11, 0x1b, 0x0a, 24};
+    uint8_t *values = aml + HEADER_BYTES + sizeof definition;
+
+    assert(memcmp(aml + HEADER_BYTES, definition, sizeof definition) == 0);
+    store_le64(values, config->pci64_base);
+    store_le64(values + 8, config->pci64_size);
+    store_le64(values + 16, config->com_ports);
+}
+
+static uint32_t dsdt_build(struct writer *w, const struct acpi_config *config)
 {
     uint32_t start = table_align(w);
+    uint8_t *aml = append(w, sizeof dsdt_aml_code);
 
-    append_bytes(w, dsdt_aml_code, sizeof dsdt_aml_code);
-    w->tables->bytes[start + HEADER_SUM] = 0;
+    memcpy(aml, dsdt_aml_code, sizeof dsdt_aml_code);
+    dsdt_configure(aml, config);
+    aml[HEADER_SUM] = 0;
     table_end(w, start);
     return start;
 }
@@ -244,17 +259,6 @@ static uint32_t mcfg_build(struct writer *w, const struct acpi_config *config)
     return start;
 }
 
-/* AML: NameOp, NameSeg, QWordPrefix, value (ACPI 6.4, 20.2). */
-static void aml_name_qword(struct writer *w, const char *name, uint64_t value)
-{
-    uint8_t aml[14] = {0x08};
-
-    memcpy(aml + 1, name, 4);
-    aml[5] = 0x0e;
-    store_le64(aml + 6, value);
-    append_bytes(w, aml, sizeof aml);
-}
-
 /* Device (\_SB.Cnnn) { Name (_HID, "ACPI0007") Name (_UID, n) } */
 static void aml_processor(struct writer *w, unsigned index)
 {
@@ -277,9 +281,6 @@ static uint32_t ssdt_build(struct writer *w, const struct acpi_config *config)
 {
     uint32_t start = table_begin(w, "SSDT", 2);
 
-    aml_name_qword(w, "P64B", config->pci64_base);
-    aml_name_qword(w, "P64L", config->pci64_size);
-    aml_name_qword(w, "COMM", config->com_ports);
     for (unsigned i = 0; i < config->vcpu_count; i++)
         aml_processor(w, i);
     table_end(w, start);
@@ -328,7 +329,7 @@ int acpi_tables_build(const struct acpi_config *config, struct acpi_tables *out)
     if (!out->bytes)
         return -ENOMEM;
     uint32_t facs = facs_build(&w);
-    uint32_t dsdt = dsdt_build(&w);
+    uint32_t dsdt = dsdt_build(&w, config);
     table[0] = fadt_build(&w, facs, dsdt);
     table[1] = ssdt_build(&w, config);
     table[2] = madt_build(&w, config);

@@ -99,6 +99,11 @@ static void test_tree(struct test *t)
     check_table(t, &image, load_le32(fadt + 40), "DSDT");
     CHECK_EQ(t, load_le32(fadt + 36) % 64, 0);
     CHECK_MEM(t, image_at(&image, load_le32(fadt + 36)), "FACS", 4);
+    const uint8_t *dsdt = image_at(&image, load_le32(fadt + 40));
+    CHECK_MEM(t, dsdt + 37, "CONF", 4); /* the first thing in it */
+    CHECK_EQ(t, load_le64(dsdt + 45), config_small.pci64_base);
+    CHECK_EQ(t, load_le64(dsdt + 53), config_small.pci64_size);
+    CHECK_EQ(t, load_le64(dsdt + 61), config_small.com_ports);
     CHECK_EQ(t, load_le32(fadt + 56), 0x600);
     CHECK_EQ(t, load_le32(fadt + 64), 0x604);
     CHECK_EQ(t, load_le32(fadt + 76), 0x608);

@@ -20,7 +20,7 @@
 
 #define KERNEL_BYTES_MAX   GIB
 #define FIRMWARE_BYTES_MIN (64 * KIB)
-#define BIOS_SHADOW_BYTES  (128 * KIB)
+#define BIOS_SHADOW_BYTES  (PC_BIOS_END - PC_OPTION_ROM_GPA)
 
 static const struct boot_format *const boot_formats[] = {
     &boot_format_linux,
@@ -382,7 +382,8 @@ void boot_state_protected(struct x86_state *state, uint32_t cpu_signature, uint6
 }
 
 /* The reset vector lies in the ROM that the board mapped; the copy below 1 MiB is plain RAM, which
- * firmware "unlocks" and writes to. */
+ * firmware "unlocks" and writes to. It is as large as can be: the 256 KiB build of SeaBIOS has code
+ * below 0xe0000, which chipsets show only after the unlocking. */
 static int firmware_load(const struct boot *boot, const struct boot_board *board,
                          struct x86_state *state)
 {

@@ -1,14 +1,18 @@
 /*
  * The DSDT of the board `pc`: what an operating system can't find by probing. Built by iasl.
  * Numbers are those of machine/memmap.h, acpi_pm.h and the fixed ports of the board. What differs
- * from VM to VM comes from an SSDT that acpi.c writes: the 64-bit PCI window (P64B, P64L), which
- * COM ports exist (COMM), and the processors.
+ * from VM to VM acpi.c writes into the buffer CONF: the 64-bit PCI window's base (offset 0) and
+ * length (8), and which COM ports exist (16; bit 0: COM1). It is a buffer because firmware's own
+ * small parsers know neither External nor 64-bit integers. The processors are in an SSDT.
  */
 DefinitionBlock ("dsdt.aml", "DSDT", 2, "FREEHD", "FREEHOLD", 0x00000001)
 {
-    External (\P64B, IntObj)
-    External (\P64L, IntObj)
-    External (\COMM, IntObj)
+    Name (CONF, Buffer ()
+    {
+        0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+        0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+        0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF
+    })
 
     Name (\_S5, Package () { 5, 5, 0, 0 })
 
@@ -47,16 +51,18 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "FREEHD", "FREEHOLD", 0x00000001)
 
             Method (_CRS, 0, Serialized)
             {
-                If (\P64L == 0)
+                CreateQWordField (CONF, 0, BASE)
+                CreateQWordField (CONF, 8, SIZE)
+                If (SIZE == 0)
                 {
                     Return (WIN)
                 }
                 CreateQWordField (WI64, \_SB.PCI0.Q64._MIN, MIN)
                 CreateQWordField (WI64, \_SB.PCI0.Q64._MAX, MAX)
                 CreateQWordField (WI64, \_SB.PCI0.Q64._LEN, LEN)
-                MIN = \P64B
-                LEN = \P64L
-                MAX = \P64B + \P64L - 1
+                MIN = BASE
+                LEN = SIZE
+                MAX = BASE + SIZE - 1
                 Return (ConcatenateResTemplate (WIN, WI64))
             }
 
@@ -118,9 +124,10 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "FREEHD", "FREEHOLD", 0x00000001)
             }
 
             /* The status of the COM port with that bit. */
-            Method (STAC, 1, NotSerialized)
+            Method (STAC, 1, Serialized)
             {
-                If (\COMM & Arg0)
+                CreateByteField (CONF, 16, COMM)
+                If (COMM & Arg0)
                 {
                     Return (0x0F)
                 }
