@@ -321,10 +321,12 @@ static void nat_step(struct nat *nat)
     rc = poll(nat->poll, nat->poll_count, nat_timeout_ms(nat, timeout_ms));
     if (rc < 0 && errno != EINTR)
         nat->closed = true;
-    if (rc > 0 && (nat->poll[0].revents & (POLLIN | POLLHUP | POLLERR)))
-        nat_receive(nat);
+    /* First this, since it tells libslirp the time: after a long sleep a packet would otherwise
+     * make a socket that counts as expired at once. */
     if (!behind)
         slirp_pollfds_poll(nat->slirp, rc < 0, nat_poll_events, nat);
+    if (rc > 0 && (nat->poll[0].revents & (POLLIN | POLLHUP | POLLERR)))
+        nat_receive(nat);
     nat_timers_run(nat);
     if (!nat->closed)
         nat_flush(nat);
