@@ -2,6 +2,7 @@
  * Between the soft engine's vCPU and the architectural state that all engines share.
  * Threads: only while the vCPU does not run.
  */
+#include <errno.h>
 #include <x86intrin.h>
 
 #include "cpu/soft/soft_engine.h"
@@ -45,9 +46,11 @@ static void unfinished_drop(struct soft_vcpu *c)
 int soft_state_set(struct soft_vcpu *c, const struct x86_state *state, struct error *err)
 {
     if ((state->xcr0 & ~c->vm->cpuid->xcr0_allowed) != 0)
-        return error_set(err, -22, "the saved state uses vector registers (XCR0 %#llx) that CPU "
+        return error_set(err, -EINVAL, "the saved state uses vector registers (XCR0 %#llx) that CPU "
                                    "model %s lacks",
                          (unsigned long long)state->xcr0, c->vm->cpuid->model);
+    if (!soft_xsave_set(c, state->xsave))
+        return error_set(err, -EINVAL, "the saved state's XSAVE image has reserved bits set");
     unfinished_drop(c);
 #define SET_COPY(field) memcpy(&c->field, &state->field, sizeof c->field);
     COPY_FIELDS(SET_COPY)
@@ -58,7 +61,6 @@ int soft_state_set(struct soft_vcpu *c, const struct x86_state *state, struct er
     c->shadow = state->interrupt_shadow;
     c->tsc_offset = state->tsc - __rdtsc();
     c->apic_enabled = true;
-    soft_xsave_set(c, state->xsave);
     soft_rflags_set(c, state->rflags);
     soft_mode_update(c);
     soft_tlb_flush(c);

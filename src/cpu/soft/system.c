@@ -348,7 +348,6 @@ static uint64_t msr_external(struct soft_vcpu *c, uint32_t index, bool write, ui
     exit.msr.index = index;
     exit.msr.write = write;
     exit.msr.value = value;
-    c->msr_fault = false;
     value = soft_io(c, &exit);
     if (c->msr_fault) {
         c->msr_fault = false;

@@ -763,8 +763,12 @@ static struct entry entry_find(const struct reader *r)
         entry = two_byte_entry(r);
     else
         entry = three_byte_entry(r);
-    if (entry.op >= GROUP)
+    if (entry.op >= GROUP) {
+        uint32_t kept = entry.flags & I64; /* 82 */
+
         entry = groups[entry.op - GROUP][(insn->modrm >> 3) & 7];
+        entry.flags |= kept;
+    }
     return entry;
 }
 
