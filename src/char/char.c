@@ -279,8 +279,8 @@ static int spec_parse(const char *spec, const struct char_ops **kind, const char
 int char_backend_new(const struct char_config *config, struct char_backend **out, struct error *err)
 {
     struct char_backend *backend;
-    const struct char_ops *kind;
-    const char *argument;
+    const struct char_ops *kind = NULL;
+    const char *argument = NULL;
     int rc = spec_parse(config->spec, &kind, &argument, err);
 
     if (rc < 0)
