@@ -22,6 +22,10 @@
 #define FIRMWARE_BYTES_MIN (64 * KIB)
 #define BIOS_SHADOW_BYTES  (PC_BIOS_END - PC_OPTION_ROM_GPA)
 
+/* IA32_MTRR_DEF_TYPE (SDM vol. 3, 12.11.2.1). */
+#define MTRR_ENABLED    (1u << 11)
+#define MTRR_WRITE_BACK 6u
+
 static const struct boot_format *const boot_formats[] = {
     &boot_format_linux,
     &boot_format_multiboot,
@@ -379,6 +383,7 @@ void boot_state_protected(struct x86_state *state, uint32_t cpu_signature, uint6
     state->rflags = X86_RFLAGS_ONE;
     state->cr0 = X86_CR0_PE | X86_CR0_ET;
     state->gpr[X86_RDX] = 0;
+    state->mtrr_def_type = MTRR_ENABLED | MTRR_WRITE_BACK; /* as firmware leaves it */
 }
 
 /* The reset vector lies in the ROM that the board mapped; the copy below 1 MiB is plain RAM, which
