@@ -258,16 +258,9 @@ static void gpr_write(struct soft_vcpu *c, unsigned number, uint64_t value)
 /* SDM vol. 1, 9.5.1: TOP becomes 0 and all tags valid. The image counts registers from TOP. */
 static void mmx_enter(struct soft_vcpu *c)
 {
-    uint8_t *image = c->vector.fxsave, old[128];
-    unsigned top = x87_top(image);
-
-    image[FXSAVE_FTW] = 0xff;
-    if (top == 0)
-        return;
-    memcpy(old, image + FXSAVE_ST, sizeof old);
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(image + FXSAVE_ST + 16 * i, old + 16 * ((i - top) & 7), 16);
-    x87_word_set(image, FXSAVE_FSW, x87_word(image, FXSAVE_FSW) & ~0x3800u);
+    c->vector.fxsave[FXSAVE_FTW] = 0xff;
+    if (x87_top(c->vector.fxsave) != 0)
+        x87_top_set(c->vector.fxsave, 0);
 }
 
 static void mmx_commit(struct run *r)
@@ -319,7 +312,10 @@ static _Noreturn void simd_raise(struct soft_vcpu *c, uint32_t flags)
     soft_raise(c, c->cr4 & X86_CR4_OSXMMEXCPT ? X86_XM : X86_UD);
 }
 
-/* Everything was executed with exceptions masked; what would the unmasked ones have done? */
+/* Everything was executed with exceptions masked; what would the unmasked ones have done? (DPPS and
+ * DPPD multiply, then add: a processor stops after the multiplication, here the flags of both
+ * are reported. With an unmasked overflow or underflow PE says whether the result would be inexact
+ * with unbounded exponents; here it is as if masked.) */
 static void simd_check(struct run *r, uint32_t unmasked, uint32_t tiny)
 {
     uint32_t raised = r->raised;
@@ -343,6 +339,24 @@ static uint32_t tiny_probe(struct run *r, const struct stub *stub, uint32_t mxcs
     return r->frame.mxcsr & MXCSR_UE;
 }
 
+/* VCVTPS2PH ignores flush-to-zero, but its denormal results are in sight. */
+static uint32_t tiny_halves(const struct run *r)
+{
+    const uint8_t *result = r->v->memory_access ? r->frame.memory : r->result;
+
+    for (unsigned i = 0; i < r->v->vector_bytes / 2u; i += 2) {
+        unsigned half = x87_word(result, i);
+        if (!(half & 0x7c00) && half & 0x3ff)
+            return MXCSR_UE;
+    }
+    return 0;
+}
+
+static bool is_to_half(const struct x86_insn *insn)
+{
+    return insn->map == 3 && insn->opcode == 0x1d;
+}
+
 static void simd_run(struct run *r, const struct stub *stub)
 {
     uint32_t guest = r->c->vector.mxcsr, unmasked = ~guest >> 7 & MXCSR_FLAGS, tiny = 0;
@@ -355,6 +369,8 @@ static void simd_run(struct run *r, const struct stub *stub)
     r->frame.mxcsr = mxcsr;
     stub->run(&r->frame);
     r->raised = r->frame.mxcsr & MXCSR_FLAGS;
+    if (unmasked & MXCSR_UE && is_to_half(&r->op->insn))
+        tiny = tiny_halves(r);
     if (unmasked)
         simd_check(r, unmasked, tiny);
 }

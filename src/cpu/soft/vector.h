@@ -47,6 +47,18 @@ static inline unsigned x87_top(const uint8_t *image)
     return x87_word(image, FXSAVE_FSW) >> 11 & 7;
 }
 
+/* A new TOP leaves the physical registers alone; the image counts from TOP. */
+static inline void x87_top_set(uint8_t *image, unsigned top)
+{
+    unsigned by = (top - x87_top(image)) & 7;
+    uint8_t old[128];
+
+    memcpy(old, image + FXSAVE_ST, sizeof old);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(image + FXSAVE_ST + 16 * i, old + 16 * ((i + by) & 7), 16);
+    x87_word_set(image, FXSAVE_FSW, (x87_word(image, FXSAVE_FSW) & ~0x3800u) | top << 11);
+}
+
 /* Makes ES and B agree with the exceptions and their masks. */
 static inline void x87_summary_update(uint8_t *image)
 {

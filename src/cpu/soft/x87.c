@@ -92,7 +92,7 @@ static void image_run(struct soft_vcpu *c, const struct soft_op *op, struct stub
     pointers_set(image, &p);
 }
 
-/* The image changes only when the store has succeeded. */
+/* The image changes only when the store has succeeded; an unmasked exception forgoes the store. */
 static void store_run(struct soft_vcpu *c, const struct soft_op *op, struct stub_frame *frame)
 {
     const struct x86_vector_insn *v = &((const struct stub *)op->stub)->vector;
@@ -103,7 +103,6 @@ static void store_run(struct soft_vcpu *c, const struct soft_op *op, struct stub
     memcpy(image, c->vector.fxsave, X87_BYTES);
     memset(image + X87_BYTES, 0, sizeof image - X87_BYTES);
     frame->image = image;
-    soft_probe(c, linear, v->memory_bytes, SOFT_WRITE);
     image_run(c, op, frame);
     unmasked = x87_word(image, FXSAVE_FSW) & ~(unsigned)x87_word(image, FXSAVE_FCW);
     if ((v->flags & X86_VECTOR_CONTROL) || !(unmasked & X87_PRE_STORE))
@@ -136,6 +135,7 @@ void x87_run(struct soft_vcpu *c, const struct soft_op *op)
 
 static void image_init(uint8_t *image)
 {
+    x87_top_set(image, 0);
     memset(image, 0, FXSAVE_MXCSR);
     x87_word_set(image, FXSAVE_FCW, 0x37f);
 }
@@ -251,7 +251,7 @@ static void environment_load32(const struct soft_vcpu *c, uint8_t *image, const 
         p.fdp = (words[5] & 0xffff) | (words[6] >> 12 & 0xffff) << 16;
     }
     x87_word_set(image, FXSAVE_FCW, words[0]);
-    x87_word_set(image, FXSAVE_FSW, words[1]);
+    x87_word_set(image, FXSAVE_FSW, (uint16_t)words[1]);
     tags_set(image, words[2]);
     pointers_set(image, &p);
 }
@@ -292,6 +292,8 @@ static void environment_load_run(struct soft_vcpu *c, const struct soft_op *op)
 
     unit_check(c, true);
     soft_load_bytes(c, soft_operand(c, op, size, SOFT_READ), bytes, size);
+    if (!state) /* FRSTOR loads the registers in the new order itself */
+        x87_top_set(image, x87_word(bytes, small ? 2 : 4) >> 11 & 7);
     if (small)
         environment_load16(c, image, bytes);
     else

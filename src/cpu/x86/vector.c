@@ -137,7 +137,8 @@ static const struct entry entries[] = {
     {1, 0x17, PSD, MEM, MR, M8, NONE, V_128, WIG, 0},
     {1, 0x28, PSD, ANY, RM, MV, NONE, V_AVX, WIG, AL},            /* MOVAPS */
     {1, 0x29, PSD, ANY, MR, MV, NONE, V_AVX, WIG, AL},
-    {1, 0x2a, NP, ANY, XNRW, M8, NONE, V_NO, WIG, FP|EM},         /* CVTPI2PS */
+    {1, 0x2a, NP, MEM, XNRW, M8, NONE, V_NO, WIG, FP},            /* CVTPI2PS: memory is not MMX */
+    {1, 0x2a, NP, REG, XNRW, M0, NONE, V_NO, WIG, FP|EM},
     {1, 0x2a, P66, MEM, XN, M8, NONE, V_NO, WIG, 0},              /* CVTPI2PD */
     {1, 0x2a, P66, REG, XN, M0, NONE, V_NO, WIG, EM},
     {1, 0x2a, PF3|PF2, ANY, RVG, MW, NONE, V_LIG, WIG, FP},       /* CVTSI2SS */
