@@ -87,7 +87,10 @@ struct cpu_engine {
     void (*state_get)(struct vcpu *vcpu, struct x86_state *state);
     /* Also drops whatever was unfinished: an exit not completed, an event not delivered. */
     int (*state_set)(struct vcpu *vcpu, const struct x86_state *state, struct error *err);
-    uint64_t (*tsc_offset)(struct vcpu *vcpu); /* guest TSC - host TSC; NULL: always 0 */
+    /* Guest TSC - host TSC. state_set() derives it from state->tsc, which is late by the time it
+     * takes; setting it afterwards keeps the vCPUs' TSCs exactly together. */
+    uint64_t (*tsc_offset_get)(struct vcpu *vcpu);
+    void (*tsc_offset_set)(struct vcpu *vcpu, uint64_t offset);
 };
 
 /* Every engine, best first (the order in which `auto` tries them). */

@@ -110,13 +110,6 @@ const struct lapic_ops vcpu_lapic_ops = {
 
 /* ---- the thread ---- */
 
-static uint64_t vcpu_tsc_offset(struct vm_vcpu *vcpu)
-{
-    const struct cpu_engine *engine = vcpu->vm->engine;
-
-    return engine->tsc_offset ? engine->tsc_offset(vcpu->cpu) : 0;
-}
-
 /* The devices that count in the guest's TSC are told where it is. */
 static void vcpu_tsc_publish(struct vm_vcpu *vcpu, uint64_t offset)
 {
@@ -127,20 +120,22 @@ static void vcpu_tsc_publish(struct vm_vcpu *vcpu, uint64_t offset)
 
 void vcpu_tsc_sync(struct vm_vcpu *vcpu)
 {
-    uint64_t offset = vcpu_tsc_offset(vcpu);
+    uint64_t offset = vcpu->vm->engine->tsc_offset_get(vcpu->cpu);
 
     if (offset != vcpu->tsc_offset)
         vcpu_tsc_publish(vcpu, offset);
 }
 
-static void vcpu_state_load(struct vm_vcpu *vcpu)
+static void vcpu_state_load(struct vm_vcpu *vcpu, uint64_t tsc_offset)
 {
+    const struct cpu_engine *engine = vcpu->vm->engine;
     struct error err = {0};
 
     vcpu->exit = (struct cpu_exit){0};
-    if (vcpu->vm->engine->state_set(vcpu->cpu, &vcpu->state, &err) < 0)
+    if (engine->state_set(vcpu->cpu, &vcpu->state, &err) < 0)
         vm_end_request(vcpu->vm, VM_END_FAILED, 0, err.text);
-    vcpu_tsc_publish(vcpu, vcpu_tsc_offset(vcpu));
+    engine->tsc_offset_set(vcpu->cpu, tsc_offset);
+    vcpu_tsc_publish(vcpu, tsc_offset);
 }
 
 /* INIT (SDM vol. 3, 9.4): application processors then wait, the boot processor starts again. */
@@ -150,18 +145,20 @@ static void vcpu_init(struct vm_vcpu *vcpu)
 
     vm->engine->state_get(vcpu->cpu, &vcpu->state);
     x86_state_reset(&vcpu->state, false, vm->cpuid.signature);
-    vcpu_state_load(vcpu);
+    vcpu_state_load(vcpu, vm->engine->tsc_offset_get(vcpu->cpu));
     lapic_init_reset(vcpu->lapic);
     vcpu->activity = vcpu->index == 0 ? VCPU_RUNNING : VCPU_WAIT_STARTUP;
 }
 
 static void vcpu_startup(struct vm_vcpu *vcpu, uint8_t vector)
 {
+    const struct cpu_engine *engine = vcpu->vm->engine;
+
     if (vcpu->activity != VCPU_WAIT_STARTUP)
         return;
-    vcpu->vm->engine->state_get(vcpu->cpu, &vcpu->state);
+    engine->state_get(vcpu->cpu, &vcpu->state);
     x86_state_startup(&vcpu->state, vector);
-    vcpu_state_load(vcpu);
+    vcpu_state_load(vcpu, engine->tsc_offset_get(vcpu->cpu));
     vcpu->activity = VCPU_RUNNING;
 }
 
@@ -183,7 +180,8 @@ static void vcpu_requests_handle(struct vm_vcpu *vcpu)
 }
 
 /* A halt with interrupts enabled ends by taking one. It is injected here, not announced: the
- * announcement may be under way still, and the guest would get past its HLT without an interrupt. */
+ * announcement may be under way still, and the guest would get past its HLT without an interrupt.
+ */
 static void vcpu_halt_end(struct vm_vcpu *vcpu)
 {
     int vector;
@@ -246,7 +244,7 @@ void *vcpu_main(void *opaque)
     struct vm_vcpu *vcpu = opaque;
 
     while (vcpu_park(vcpu)) {
-        vcpu_state_load(vcpu);
+        vcpu_state_load(vcpu, vcpu->vm->tsc_offset);
         vcpu_run(vcpu);
     }
     return NULL;

@@ -457,6 +457,7 @@ static int vm_reset(struct vm *vm, struct error *err)
     int rc = pc_reset(vm->pc, &vm->vcpu[0].state, err);
     for (unsigned i = 0; i < vm->vcpu_count; i++)
         atomic_store(&vm->vcpu[i].requests, 0);
+    vm->tsc_offset = -tsc_read_host();
     return rc;
 }
 

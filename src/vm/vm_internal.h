@@ -55,6 +55,7 @@ struct vm {
     struct pc *pc;
     struct cpu_vm *cpu_vm;
     bool no_reboot;
+    uint64_t tsc_offset; /* from the last power-on, when every guest TSC was 0 */
     void (*escape)(void *opaque, uint8_t key);
     void *opaque;
 

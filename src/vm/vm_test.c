@@ -45,6 +45,7 @@ struct step {
 struct vcpu {
     unsigned index, at;
     bool waiting, pending, kicked, shadow;
+    uint64_t tsc_offset;
     struct x86_state state;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -275,6 +276,16 @@ static int fake_state_set(struct vcpu *vcpu, const struct x86_state *state, stru
     return 0;
 }
 
+static uint64_t fake_tsc_offset_get(struct vcpu *vcpu)
+{
+    return vcpu->tsc_offset;
+}
+
+static void fake_tsc_offset_set(struct vcpu *vcpu, uint64_t offset)
+{
+    vcpu->tsc_offset = offset;
+}
+
 static const struct cpu_engine fake_engine = {
     .name = "fake",
     .description = "plays scripts",
@@ -289,6 +300,8 @@ static const struct cpu_engine fake_engine = {
     .inject = fake_inject,
     .state_get = fake_state_get,
     .state_set = fake_state_set,
+    .tsc_offset_get = fake_tsc_offset_get,
+    .tsc_offset_set = fake_tsc_offset_set,
 };
 
 /* ---- the machine under test ---- */

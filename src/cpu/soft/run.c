@@ -474,6 +474,16 @@ static int soft_state_set_op(struct vcpu *vcpu, const struct x86_state *state, s
     return soft_state_set(&vcpu->soft, state, err);
 }
 
+static uint64_t soft_tsc_offset_get(struct vcpu *vcpu)
+{
+    return vcpu->soft.tsc_offset;
+}
+
+static void soft_tsc_offset_set(struct vcpu *vcpu, uint64_t offset)
+{
+    vcpu->soft.tsc_offset = offset;
+}
+
 const struct cpu_engine cpu_engine_soft = {
     .name = "soft",
     .description = "software execution, no hardware virtualization needed",
@@ -488,4 +498,6 @@ const struct cpu_engine cpu_engine_soft = {
     .inject = soft_inject,
     .state_get = soft_state_get_op,
     .state_set = soft_state_set_op,
+    .tsc_offset_get = soft_tsc_offset_get,
+    .tsc_offset_set = soft_tsc_offset_set,
 };
