@@ -241,20 +241,23 @@ static void stack_probe(struct soft_vcpu *c, const struct soft_stack *stack, uin
         soft_probe_as(c, stack->cpl, linear, length, SOFT_WRITE);
 }
 
+/* In the order of the pushes, so that CR2 and the error code are those of the first that fails; one
+ * probe for each page. */
 void soft_stack_reserve(struct soft_vcpu *c, const struct soft_stack *stack, unsigned count,
                         unsigned size)
 {
-    uint64_t rsp = stack->rsp & stack->mask;
-    unsigned total = count * size;
+    uint64_t rsp = stack->rsp;
+    uint64_t probed = 1; /* no page begins there */
 
-    if (rsp >= total) {
-        stack_probe(c, stack, stack_address(c, stack, rsp - total, total), total);
-        return;
-    }
-    /* The stack pointer wraps on the way: each push is an access of its own. */
     for (unsigned i = 0; i < count; i++) {
         rsp = (rsp - size) & stack->mask;
-        stack_probe(c, stack, stack_address(c, stack, rsp, size), size);
+        uint64_t linear = stack_address(c, stack, rsp, size);
+        uint64_t page = linear & ~(GUEST_PAGE_SIZE - 1);
+
+        if (page == probed && ((linear + size - 1) & ~(GUEST_PAGE_SIZE - 1)) == page)
+            continue;
+        stack_probe(c, stack, linear, size);
+        probed = page;
     }
 }
 
