@@ -52,21 +52,22 @@ static void timer_set(struct lapic *lapic, uint64_t deadline_ns)
         timer_arm(&timer->wakeup, deadline_ns);
 }
 
-/* Reads the TSC first, so that time spent in between makes it later, not earlier. */
-static void timer_set_from_tsc(struct lapic *lapic)
+/* Whether the TSC deadline is reached; if not, sets the timer for it. One reading of the TSC
+ * decides both: with two, the deadline could pass in between. It comes before that of the clock, so
+ * that time spent in between makes the timer later, not earlier. */
+static bool tsc_deadline_take(struct lapic *lapic)
 {
-    uint64_t remaining = lapic->timer.state.tsc_deadline - guest_tsc(lapic);
-    uint64_t ns = muldiv64(remaining, NS_PER_SECOND, lapic->set->config.tsc->hz) + 1;
-    uint64_t deadline_ns;
+    uint64_t tsc = guest_tsc(lapic), ns, deadline_ns;
 
+    if (tsc >= lapic->timer.state.tsc_deadline)
+        return true;
+    ns =
+        muldiv64(lapic->timer.state.tsc_deadline - tsc, NS_PER_SECOND, lapic->set->config.tsc->hz) +
+        1;
     if (__builtin_add_overflow(clock_monotonic_ns(), ns, &deadline_ns))
         deadline_ns = LAPIC_NO_DEADLINE - 1;
     timer_set(lapic, deadline_ns);
-}
-
-static bool tsc_deadline_reached(const struct lapic *lapic)
-{
-    return guest_tsc(lapic) >= lapic->timer.state.tsc_deadline;
+    return false;
 }
 
 /* The next multiple of the period after now, counted from the start; of several periods where one
@@ -90,10 +91,8 @@ static bool timer_take(struct lapic *lapic)
         return false;
     switch (timer_mode(lapic)) {
     case TIMER_TSC_DEADLINE:
-        if (!tsc_deadline_reached(lapic)) {
-            timer_set_from_tsc(lapic);
+        if (!tsc_deadline_take(lapic))
             return false;
-        }
         state->tsc_deadline = 0;
         timer_set(lapic, LAPIC_NO_DEADLINE);
         return true;
@@ -245,10 +244,8 @@ void lapic_timer_tsc_write(struct lapic *lapic, uint64_t value)
     pthread_mutex_lock(&lapic->timer.lock);
     if (timer_mode(lapic) == TIMER_TSC_DEADLINE) {
         lapic->timer.state.tsc_deadline = value;
-        due = value && tsc_deadline_reached(lapic);
-        if (value && !due) {
-            timer_set_from_tsc(lapic);
-        } else {
+        due = value && tsc_deadline_take(lapic);
+        if (!value || due) {
             lapic->timer.state.tsc_deadline = 0;
             timer_set(lapic, LAPIC_NO_DEADLINE);
         }
@@ -272,12 +269,8 @@ void lapic_tsc_offset_set(struct lapic *lapic, uint64_t offset)
 {
     pthread_mutex_lock(&lapic->timer.lock);
     lapic->timer.tsc_offset = offset;
-    if (lapic->timer.state.tsc_deadline) {
-        if (tsc_deadline_reached(lapic))
-            timer_set(lapic, clock_monotonic_ns());
-        else
-            timer_set_from_tsc(lapic);
-    }
+    if (lapic->timer.state.tsc_deadline && tsc_deadline_take(lapic))
+        timer_set(lapic, clock_monotonic_ns());
     pthread_mutex_unlock(&lapic->timer.lock);
 }
 
