@@ -152,7 +152,8 @@ static void status_clear(struct hpet *hpet, uint64_t bits)
     hpet->state.status &= ~bits;
 }
 
-/* The comparator moves on by whole periods; those that were missed are merged into one. */
+/* The comparator moves on by whole periods; those that were missed are merged into one. The counter
+ * is not read again: it might have passed the new comparator meanwhile, which would be missed. */
 static void timer_next_period(struct hpet_timer *timer, uint64_t late)
 {
     struct hpet_timer_state *state = &timer->hpet->state.timer[timer->index];
@@ -164,10 +165,7 @@ static void timer_next_period(struct hpet_timer *timer, uint64_t late)
         return;
     }
     state->comparator = (state->comparator + (late / step + 1) * step) & timer_mask(state);
-    if (step < minimum)
-        timer_arm_in(timer, minimum);
-    else
-        timer_schedule(timer);
+    timer_arm_in(timer, step < minimum ? minimum : step - late % step);
 }
 
 /* How far past the comparator the counter is; false if it has not come there yet: the distance is
@@ -192,7 +190,7 @@ static void timer_expired(void *opaque)
     if (!(hpet->state.config & CONFIG_ENABLED) || !(state->config & TIMER_ENABLED)) {
         timer_cancel(&timer->wakeup);
     } else if (!timer_reached(hpet, state, &late)) {
-        timer_schedule(timer);
+        timer_arm_in(timer, (0 - late) & timer_mask(state));
     } else {
         timer_fire(hpet, timer->index);
         if (timer_is_periodic(state))
@@ -257,7 +255,8 @@ static void config_write(struct hpet *hpet, uint64_t value)
             irq_line_set(&hpet->config.rtc_irq, false);
         }
     }
-    schedule_all(hpet);
+    if (changed)
+        schedule_all(hpet);
 }
 
 static void timer_config_write(struct hpet *hpet, unsigned index, uint64_t value)

@@ -209,14 +209,15 @@ static void events_look(struct rtc *rtc)
     rtc->state.cmos[REG_C] |= events;
 }
 
+/* The next event after the last look: counted from there, none can slip through in between. */
 static void event_arm(struct rtc *rtc)
 {
-    uint64_t now = rtc_now_ns(rtc), period = period_ns(rtc), next = UINT64_MAX, at;
-    uint64_t next_second = now / NS_PER_SECOND + 1;
+    uint64_t looked = rtc->state.looked_ns, now = rtc_now_ns(rtc), period = period_ns(rtc);
+    uint64_t next_second = looked / NS_PER_SECOND + 1, next = UINT64_MAX, at;
     uint8_t b = rtc->state.cmos[REG_B];
 
     if ((b & C_PERIODIC) && period)
-        next = (now / period + 1) * period;
+        next = (looked / period + 1) * period;
     if ((b & C_UPDATE) && !(b & B_SET) && next_second * NS_PER_SECOND < next)
         next = next_second * NS_PER_SECOND;
     if ((b & C_ALARM) && !(b & B_SET)) {
@@ -229,7 +230,7 @@ static void event_arm(struct rtc *rtc)
     if (next == UINT64_MAX)
         timer_cancel(&rtc->event);
     else
-        timer_arm(&rtc->event, clock_monotonic_ns() + (next - now));
+        timer_arm(&rtc->event, clock_monotonic_ns() + (next > now ? next - now : 0));
 }
 
 static void interrupt_update(struct rtc *rtc)
