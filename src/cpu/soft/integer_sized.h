@@ -523,12 +523,13 @@ static void NAME(xadd)(struct soft_vcpu *c, const struct soft_op *op)
     c->arith = flags;
 }
 
+/* Where the values differ, a register destination keeps all its bits, the upper 32 too: the host's
+ * CPU does so, whatever the manual's pseudocode suggests. */
 static void NAME(cmpxchg)(struct soft_vcpu *c, const struct soft_op *op)
 {
     const struct x86_insn *insn = &op->insn;
-    TYPE expected = (TYPE)c->gpr[X86_RAX];
+    TYPE expected = (TYPE)c->gpr[X86_RAX], seen = expected;
     TYPE s = NAME(reg_get)(c, insn, insn->reg);
-    TYPE seen = expected;
 
     if (insn->memory) {
         TYPE *d = soft_rmw_begin(c, soft_operand(c, op, BYTES, SOFT_WRITE), BYTES);
@@ -539,17 +540,10 @@ static void NAME(cmpxchg)(struct soft_vcpu *c, const struct soft_op *op)
         seen = NAME(reg_get)(c, insn, insn->rm);
         if (seen == expected)
             NAME(reg_set)(c, insn, insn->rm, s);
-        else if (BITS == 32)
-            c->gpr[insn->rm] = (uint32_t)c->gpr[insn->rm];
     }
     NAME(cmp_flags)(c, expected, seen);
-    if (seen != expected) {
-#if BITS == 8 || BITS == 16
-        memcpy(&c->gpr[X86_RAX], &seen, BYTES);
-#else
-        c->gpr[X86_RAX] = seen;
-#endif
-    }
+    if (seen != expected)
+        NAME(reg_set)(c, insn, X86_RAX, seen);
 }
 
 /* -- multiplication and division on AX, DX:AX, EDX:EAX, RDX:RAX -- */

@@ -137,7 +137,8 @@ struct soft_vcpu {
     uint8_t fault_vector;
     bool fault_has_code;
     uint32_t fault_code;
-    uint64_t pending_db; /* DR6 bits of a #DB trap due after the running instruction */
+    uint16_t string_arith; /* flags of the running string instruction's last comparison */
+    uint64_t pending_db;   /* DR6 bits of a #DB trap due after the running instruction */
 
     struct cpu_exit *exit;
     struct soft_io_record io_log[SOFT_IO_LOG]; /* completed accesses of the running instruction */

@@ -66,7 +66,7 @@ static void compare(struct soft_vcpu *c, const struct x86_insn *insn, uint64_t a
             : "+&a"(flags)
             : [a] "r"(a << shift), [b] "r"(b << shift)
             : "cc");
-    c->arith = (uint16_t)((flags & 0xc101) | (low_flags & 0x1400));
+    c->string_arith = (uint16_t)((flags & 0xc101) | (low_flags & 0x1400));
 }
 
 /* -- one iteration each -- */
@@ -281,7 +281,7 @@ struct string_op {
 
 static bool repeat_ends(const struct soft_vcpu *c, const struct x86_insn *insn)
 {
-    bool zero = (c->arith & 0x4000) != 0;
+    bool zero = (c->string_arith & 0x4000) != 0;
 
     return insn->prefixes & X86_PREFIX_REP ? !zero : zero;
 }
@@ -297,6 +297,9 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
     const struct x86_insn *insn = &op->insn;
     uint64_t count = soft_count_get(c, insn);
 
+    /* A fault in the middle of a comparison restores the flags (SDM vol. 2, REP): they are set
+     * only when it leaves otherwise. */
+    c->string_arith = c->arith;
     for (unsigned i = 0; count > 0; i++) {
         uint64_t done = 0;
 
@@ -314,9 +317,11 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
         if (count > 0 && should_return(c, i)) {
             c->rip = soft_rip_current(c);
             c->rf_kept = true; /* the instruction is not complete */
+            c->arith = c->string_arith;
             return;
         }
     }
+    c->arith = c->string_arith;
     c->rip = soft_rip_next(c);
 }
 
@@ -339,7 +344,9 @@ static void string(struct soft_vcpu *c, const struct soft_op *op)
         repeat(c, op, &ops[which]);
         return;
     }
+    c->string_arith = c->arith;
     ops[which].one(c, insn);
+    c->arith = c->string_arith;
     c->rip = soft_rip_next(c);
 }
 

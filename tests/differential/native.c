@@ -1,0 +1,187 @@
+/*
+ * The host CPU as the oracle: loads a whole register state, jumps into generated code, and stores
+ * the state again when the code reaches its end or faults.
+ *
+ * The state lies at a fixed address below 2 GiB, so that it is reached without any register. A
+ * fault becomes a signal; its handler notes what happened and resumes at the exit with all
+ * registers as they were.
+ */
+#include "native.h"
+
+#include <cpuid.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "generate.h"
+
+#define CONTEXT_BASE UINT64_C(0x30000000)
+
+/* At CONTEXT_BASE; the offsets are known to the code below. */
+struct context {
+    uint64_t gpr[16];   /* 0 */
+    uint64_t rflags;    /* 128 */
+    uint64_t host_rsp;  /* 136 */
+    uint64_t entry;     /* 144 */
+    uint64_t mask;      /* 152 */
+    int64_t vector;     /* 160 */
+    uint64_t address;   /* 168 */
+    uint64_t fault_rip; /* 176 */
+    uint64_t fault_flags;
+    _Alignas(64) uint8_t xsave[4096]; /* 192 */
+};
+_Static_assert(offsetof(struct context, xsave) == 192, "the assembler below knows the layout");
+
+void native_enter(void);
+void native_leave(void);
+extern const uint8_t native_leave_end[];
+
+#define CTX "0x30000000"
+__asm__(".text\n"
+        ".global native_enter\n"
+        "native_enter:\n"
+        "  push %rbx\n  push %rbp\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
+        "  mov %rsp, " CTX "+136\n"
+        "  mov " CTX "+152, %eax\n  mov " CTX "+156, %edx\n"
+        "  xrstor64 " CTX "+192\n"
+        "  pushq " CTX "+128\n  popfq\n"
+        "  mov " CTX "+0, %rax\n  mov " CTX "+8, %rcx\n  mov " CTX "+16, %rdx\n"
+        "  mov " CTX "+24, %rbx\n  mov " CTX "+32, %rsp\n  mov " CTX "+40, %rbp\n"
+        "  mov " CTX "+48, %rsi\n  mov " CTX "+56, %rdi\n  mov " CTX "+64, %r8\n"
+        "  mov " CTX "+72, %r9\n  mov " CTX "+80, %r10\n  mov " CTX "+88, %r11\n"
+        "  mov " CTX "+96, %r12\n  mov " CTX "+104, %r13\n  mov " CTX "+112, %r14\n"
+        "  mov " CTX "+120, %r15\n"
+        "  jmp *" CTX "+144\n"
+        /* Copied to EXIT_BASE: nothing in it may depend on where it lies. */
+        ".global native_leave, native_leave_end\n"
+        "native_leave:\n"
+        "  mov %rax, " CTX "+0\n  mov %rcx, " CTX "+8\n  mov %rdx, " CTX "+16\n"
+        "  mov %rbx, " CTX "+24\n  mov %rsp, " CTX "+32\n  mov %rbp, " CTX "+40\n"
+        "  mov %rsi, " CTX "+48\n  mov %rdi, " CTX "+56\n  mov %r8, " CTX "+64\n"
+        "  mov %r9, " CTX "+72\n  mov %r10, " CTX "+80\n  mov %r11, " CTX "+88\n"
+        "  mov %r12, " CTX "+96\n  mov %r13, " CTX "+104\n  mov %r14, " CTX "+112\n"
+        "  mov %r15, " CTX "+120\n"
+        "  mov " CTX "+136, %rsp\n"
+        "  pushfq\n  popq " CTX "+128\n"
+        "  cld\n"
+        "  mov " CTX "+152, %eax\n  mov " CTX "+156, %edx\n"
+        "  xsave64 " CTX "+192\n"
+        "  pop %r15\n  pop %r14\n  pop %r13\n  pop %r12\n  pop %rbp\n  pop %rbx\n"
+        "  ret\n"
+        "native_leave_end:\n");
+
+static struct context *context(void)
+{
+    return (struct context *)CONTEXT_BASE;
+}
+
+static int vector_of(int signal, const siginfo_t *info)
+{
+    switch (signal) {
+    case SIGFPE:
+        return info->si_code == FPE_INTDIV ? 0 : 19;
+    case SIGILL:
+        return 6;
+    case SIGSEGV:
+        return info->si_code == SI_KERNEL ? 13 : 14;
+    default:
+        return 17;
+    }
+}
+
+static void fault_taken(int signal, siginfo_t *info, void *opaque)
+{
+    ucontext_t *user = opaque;
+    struct context *c = context();
+
+    c->vector = vector_of(signal, info);
+    c->address = c->vector == 14 ? (uint64_t)(uintptr_t)info->si_addr : 0;
+    c->fault_rip = (uint64_t)user->uc_mcontext.gregs[REG_RIP];
+    c->fault_flags = (uint64_t)user->uc_mcontext.gregs[REG_EFL];
+    user->uc_mcontext.gregs[REG_RIP] = (greg_t)EXIT_BASE;
+}
+
+static void *map_fixed(uint64_t at, uint64_t bytes, int protection)
+{
+    void *got = mmap((void *)at, bytes, protection,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+    return got == (void *)at ? got : NULL;
+}
+
+static bool code_map(struct native *native)
+{
+    int fd = memfd_create("differential", 0);
+    uint64_t bytes = EXIT_BASE + 4096 - CODE_BASE;
+    void *seen, *written;
+
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
+        return false;
+    written = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    seen = mmap((void *)CODE_BASE, bytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE,
+                fd, 0);
+    close(fd);
+    if (written == MAP_FAILED || seen != (void *)CODE_BASE)
+        return false;
+    native->code = written;
+    memcpy(native->code + (EXIT_BASE - CODE_BASE), (const void *)(uintptr_t)native_leave,
+           (size_t)(native_leave_end - (const uint8_t *)(uintptr_t)native_leave));
+    return true;
+}
+
+static bool signals_take(void)
+{
+    static uint8_t stack[65536];
+    const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
+    struct sigaction action = {.sa_sigaction = fault_taken, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+    if (sigaltstack(&alternate, NULL) != 0)
+        return false;
+    for (unsigned i = 0; i < 4; i++) {
+        if (sigaction(signals[i], &action, NULL) != 0)
+            return false;
+    }
+    return true;
+}
+
+bool native_init(struct native *native)
+{
+    uint32_t a, b, c, d;
+
+    if (!map_fixed(CONTEXT_BASE, sizeof(struct context), PROT_READ | PROT_WRITE) ||
+        !map_fixed(DATA_BASE, DATA_BYTES, PROT_READ | PROT_WRITE) || !code_map(native) ||
+        !signals_take()) {
+        perror("setting up the host side");
+        return false;
+    }
+    native->data = (uint8_t *)DATA_BASE;
+    native->xsave_mask = 3;
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 28)))
+        native->xsave_mask = 7;
+    return true;
+}
+
+void native_run(struct native *native, struct machine *machine)
+{
+    struct context *c = context();
+
+    memcpy(c->gpr, machine->gpr, sizeof c->gpr);
+    memcpy(c->xsave, machine->xsave, XSAVE_BYTES);
+    c->rflags = machine->rflags;
+    c->entry = CODE_BASE;
+    c->mask = native->xsave_mask;
+    c->vector = -1;
+    c->address = 0;
+    native_enter();
+    memcpy(machine->gpr, c->gpr, sizeof c->gpr);
+    memcpy(machine->xsave, c->xsave, XSAVE_BYTES);
+    machine->rflags = c->vector < 0 ? c->rflags : c->fault_flags;
+    machine->rip = c->vector < 0 ? EXIT_BASE : c->fault_rip;
+    machine->vector = (int)c->vector;
+    machine->fault_address = c->address;
+}

@@ -1,0 +1,30 @@
+/* Runs generated code on the host CPU itself: see native.c. */
+#ifndef FREEHOLD_TESTS_DIFFERENTIAL_NATIVE_H
+#define FREEHOLD_TESTS_DIFFERENTIAL_NATIVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define XSAVE_BYTES 832 /* x87, SSE and AVX in the standard format */
+
+/* What both sides start from and end with. */
+struct machine {
+    uint64_t gpr[16];
+    uint64_t rip;
+    uint64_t rflags;
+    int vector; /* -1: reached the end; else the exception */
+    uint64_t fault_address;
+    _Alignas(64) uint8_t xsave[XSAVE_BYTES];
+};
+
+struct native {
+    uint8_t *code; /* writable view of CODE_BASE */
+    uint8_t *data; /* DATA_BASE */
+    uint64_t xsave_mask;
+};
+
+/* Maps the fixed addresses and takes over SIGSEGV, SIGBUS, SIGILL, SIGFPE; false: says why. */
+bool native_init(struct native *native);
+void native_run(struct native *native, struct machine *machine);
+
+#endif
