@@ -117,7 +117,7 @@ size_t char_escape_filter(struct char_backend *backend, uint8_t *bytes, size_t l
     const uint8_t control_a = 1;
     size_t kept = 0;
 
-    if (!backend->config.escape || !atomic_load(&backend->raw))
+    if (!backend->config.escape || !backend->raw)
         return length;
     for (size_t i = 0; i < length; i++) {
         if (!backend->escape_seen && bytes[i] == control_a) {
@@ -314,12 +314,6 @@ void char_backend_free(struct char_backend *backend)
     free(backend->path);
     free((char *)backend->config.spec);
     free(backend);
-}
-
-void char_backend_terminal_restore(struct char_backend *backend)
-{
-    if (atomic_exchange(&backend->raw, false))
-        tcsetattr(backend->in_fd, TCSANOW, &backend->saved);
 }
 
 /* ---- none: output vanishes, input never comes ---- */

@@ -49,7 +49,4 @@ size_t char_backend_write(struct char_backend *backend, const uint8_t *bytes, si
 /* The client has room again. Any thread. */
 void char_backend_input_resume(struct char_backend *backend);
 
-/* Puts a raw terminal back; async-signal-safe, so that a fatal signal's handler may call it. */
-void char_backend_terminal_restore(struct char_backend *backend);
-
 #endif

@@ -2,7 +2,6 @@
 #ifndef FREEHOLD_CHAR_CHAR_INTERNAL_H
 #define FREEHOLD_CHAR_CHAR_INTERNAL_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <termios.h>
 
@@ -34,7 +33,7 @@ struct char_backend {
     size_t pending_first, pending_count;
 
     bool escape_seen; /* Ctrl-A was typed */
-    atomic_bool raw;  /* the terminal is to be restored to `saved` */
+    bool raw;         /* the terminal is to be restored to `saved` */
     struct termios saved;
 
     int listen_fd; /* unix */

@@ -43,16 +43,16 @@ static int stdio_reopen(int fd, int flags, bool *may_block)
  * log's lines look right. A background job leaves the terminal alone. */
 static void terminal_raw(struct char_backend *backend)
 {
+    pid_t foreground = tcgetpgrp(backend->in_fd); /* -1: no terminal, or not our controlling one */
     struct termios raw;
 
-    if (!isatty(backend->in_fd) || tcgetpgrp(backend->in_fd) != getpgrp() ||
+    if ((foreground >= 0 && foreground != getpgrp()) ||
         tcgetattr(backend->in_fd, &backend->saved) < 0)
         return;
     raw = backend->saved;
     cfmakeraw(&raw);
     raw.c_oflag = backend->saved.c_oflag;
-    if (tcsetattr(backend->in_fd, TCSANOW, &raw) == 0)
-        atomic_store(&backend->raw, true);
+    backend->raw = tcsetattr(backend->in_fd, TCSANOW, &raw) == 0;
 }
 
 static int stdio_open(struct char_backend *backend, const char *argument, struct error *err)
@@ -70,7 +70,8 @@ static int stdio_open(struct char_backend *backend, const char *argument, struct
 
 static void stdio_close(struct char_backend *backend)
 {
-    char_backend_terminal_restore(backend);
+    if (backend->raw)
+        tcsetattr(backend->in_fd, TCSANOW, &backend->saved);
 }
 
 /* ---- file:F ---- */

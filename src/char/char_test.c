@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -300,6 +301,51 @@ static void test_stdio(struct test *t)
     loop_free(peer.loop);
 }
 
+static void on_escape(void *opaque, uint8_t key)
+{
+    char *keys = opaque;
+
+    keys[strlen(keys)] = (char)key;
+}
+
+/* A terminal becomes raw and is put back; Ctrl-A is the escape key. */
+static void test_terminal(struct test *t)
+{
+    char keys[8] = {0};
+    struct peer peer = {.room = 100};
+    struct char_config config = {.spec = "stdio", .escape = on_escape, .opaque = keys};
+    struct char_client client = {on_input, on_writable, &peer};
+    struct char_backend *backend;
+    struct termios before, during, after;
+    int saved = dup(0), master = posix_openpt(O_RDWR | O_NOCTTY), slave;
+
+    if (!CHECK(t, master >= 0) || !CHECK_EQ(t, grantpt(master), 0) ||
+        !CHECK_EQ(t, unlockpt(master), 0) || !CHECK_EQ(t, loop_new(&peer.loop), 0))
+        return;
+    slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+    CHECK_EQ(t, tcgetattr(slave, &before), 0);
+    dup2(slave, 0);
+    config.loop = peer.loop;
+    CHECK_EQ(t, char_backend_new(&config, &backend, NULL), 0);
+    dup2(saved, 0);
+    char_backend_attach(backend, &client);
+    CHECK_EQ(t, tcgetattr(slave, &during), 0);
+    CHECK_EQ(t, during.c_lflag & (ICANON | ECHO | ISIG), 0);
+    CHECK_EQ(t, write(master, "a\3\1hb\1", 6), 6);
+    run_for_ms(t, peer.loop, 10);
+    CHECK_EQ(t, write(master, "xc\1\1d", 5), 5); /* the sequence may be torn apart */
+    run_for_ms(t, peer.loop, 10);
+    CHECK_STR(t, peer.got, "a\3bc\1d");
+    CHECK_STR(t, keys, "hx");
+    char_backend_free(backend);
+    CHECK_EQ(t, tcgetattr(slave, &after), 0);
+    CHECK_EQ(t, after.c_lflag, before.c_lflag);
+    close(saved);
+    close(slave);
+    close(master);
+    loop_free(peer.loop);
+}
+
 int main(void)
 {
     struct test t = {0};
@@ -311,5 +357,6 @@ int main(void)
     TEST_RUN(&t, test_unix_input_waits);
     TEST_RUN(&t, test_unix_output_waits);
     TEST_RUN(&t, test_stdio);
+    TEST_RUN(&t, test_terminal);
     return test_end(&t);
 }
