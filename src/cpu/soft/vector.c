@@ -78,18 +78,35 @@ static uint64_t element_load(const uint8_t *from, unsigned size)
     return value;
 }
 
+static uint64_t low_bits(unsigned count)
+{
+    return count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
+}
+
+/* Several elements of a result may come from one in memory: it is read if any of them is. */
+static uint64_t opmask_elements(const struct run *r)
+{
+    const struct x86_vector_insn *v = r->v;
+    uint64_t bits = low_bits(v->mask_bits);
+    unsigned count = v->memory_bytes / v->element;
+
+    if (v->opmask)
+        bits &= r->c->vector.opmask[r->op->insn.evex_p3 & 7];
+    for (unsigned i = v->mask_bits; i > count; i /= 2)
+        bits = (bits | bits >> i / 2) & low_bits(i / 2);
+    return bits;
+}
+
 /* Which elements a VMASKMOV, an opmask or nothing at all lets through. */
 static uint64_t enabled_elements(const struct run *r)
 {
     const struct x86_vector_insn *v = r->v;
-    unsigned count = v->element ? v->memory_bytes / v->element : 1;
-    uint64_t all = count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1, bits = 0;
-    const uint8_t *mask;
+    const uint8_t *mask = r->c->vector.zmm[number_vvvv(r->op)];
+    uint64_t bits = 0;
 
-    if (v->memory == X86_MEMORY_BY_OPMASK || v->memory == X86_MEMORY_COMPRESSED)
-        return v->opmask ? r->c->vector.opmask[r->op->insn.evex_p3 & 7] & all : all;
-    mask = r->c->vector.zmm[number_vvvv(r->op)];
-    for (unsigned i = 0; i < count; i++)
+    if (v->memory != X86_MEMORY_BY_SIGN)
+        return opmask_elements(r);
+    for (unsigned i = 0; i < v->memory_bytes / v->element; i++)
         bits |= (uint64_t)(mask[(i + 1) * v->element - 1] >> 7) << i;
     return bits;
 }
@@ -100,12 +117,8 @@ static void masked_prepare(struct run *r)
     const struct x86_vector_insn *v = r->v;
 
     r->enabled = enabled_elements(r);
-    if (v->flags & X86_VECTOR_BROADCAST)
-        r->enabled = r->enabled != 0;
-    if (v->memory == X86_MEMORY_COMPRESSED) {
-        unsigned count = (unsigned)__builtin_popcountll(r->enabled);
-        r->enabled = count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1;
-    }
+    if (v->memory == X86_MEMORY_COMPRESSED)
+        r->enabled = low_bits((unsigned)__builtin_popcountll(r->enabled));
 }
 
 static void masked_probe(struct run *r, enum soft_access access)
@@ -343,10 +356,13 @@ static uint32_t tiny_probe(struct run *r, const struct stub *stub, uint32_t mxcs
 static uint32_t tiny_halves(const struct run *r)
 {
     const uint8_t *result = r->v->memory_access ? r->frame.memory : r->result;
+    uint64_t enabled = ~UINT64_C(0);
 
-    for (unsigned i = 0; i < r->v->vector_bytes / 2u; i += 2) {
-        unsigned half = x87_word(result, i);
-        if (!(half & 0x7c00) && half & 0x3ff)
+    if (r->v->opmask)
+        enabled = r->c->vector.opmask[r->op->insn.evex_p3 & 7];
+    for (unsigned i = 0; i < r->v->vector_bytes / 4u; i++) {
+        unsigned half = x87_word(result, 2 * i);
+        if (enabled >> i & 1 && !(half & 0x7c00) && half & 0x3ff)
             return MXCSR_UE;
     }
     return 0;
@@ -357,12 +373,23 @@ static bool is_to_half(const struct x86_insn *insn)
     return insn->map == 3 && insn->opcode == 0x1d;
 }
 
+/* VRCP14, VRSQRT14 and VREDUCE never raise underflow, but flush whatever its mask. */
+static bool never_underflows(const struct x86_insn *insn)
+{
+    if (insn->vex != X86_VEX_EVEX)
+        return false;
+    return insn->map == 2 ? (insn->opcode & 0xfc) == 0x4c
+                          : insn->map == 3 && (insn->opcode & 0xfe) == 0x56;
+}
+
 static void simd_run(struct run *r, const struct stub *stub)
 {
     uint32_t guest = r->c->vector.mxcsr, unmasked = ~guest >> 7 & MXCSR_FLAGS, tiny = 0;
     uint32_t mxcsr = (guest & ~MXCSR_FLAGS) | MXCSR_MASKS;
 
-    if (unmasked & MXCSR_UE) {
+    if (r->v->flags & X86_VECTOR_ROUNDING) /* exceptions are suppressed, and so masked */
+        unmasked = 0;
+    if (unmasked & MXCSR_UE && !never_underflows(&r->op->insn)) {
         mxcsr &= ~MXCSR_FTZ; /* FTZ acts only while underflow is masked */
         tiny = tiny_probe(r, stub, mxcsr);
     }

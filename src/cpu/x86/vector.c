@@ -746,7 +746,7 @@ bool x86_vector_describe(const struct x86_insn *insn, const bool feature[X86_FEA
                (insn->vex == X86_VEX_NONE || feature[X86_FEATURE_AVX]);
     e = entry_find(insn);
     if (!e)
-        return false;
+        return insn->vex == X86_VEX_VEX && x86_opmask_describe(insn, feature, out);
     if (insn->vex == X86_VEX_NONE ? e->legacy != NONE && !feature[e->legacy]
                                   : !vex_offered(e, insn, feature))
         return false;

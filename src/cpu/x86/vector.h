@@ -75,6 +75,7 @@ struct x86_vector_insn {
     uint8_t memory_access; /* X86_OPERAND_*, 0: none */
     uint8_t element;       /* bytes of one element, where memory is not PLAIN */
     uint8_t index_bytes;   /* of a VSIB index element: 4 or 8 */
+    uint8_t mask_bits;     /* of the opmask that govern a memory operand */
     uint8_t opmask;        /* EVEX: k1 to k7 that masks, 0: none */
     uint8_t disp8_shift;   /* EVEX: an 8-bit displacement counts units of 1 << this */
     bool zeroing;          /* EVEX.z */
@@ -93,6 +94,10 @@ bool x86_x87_describe(const struct x86_insn *insn, struct x86_vector_insn *out);
 /* EVEX encodings (evex.c). */
 bool x86_evex_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
                        struct x86_vector_insn *out);
+
+/* The VEX-encoded instructions on opmasks (evex.c). */
+bool x86_opmask_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
+                         struct x86_vector_insn *out);
 
 /* The vector register that a VSIB byte names as index. */
 unsigned x86_vector_index(const struct x86_insn *insn);
