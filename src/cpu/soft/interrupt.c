@@ -326,6 +326,10 @@ void soft_op_int1(struct soft_vcpu *c, const struct soft_op *op)
 {
     (void)op;
     software_interrupt(c, X86_DB, SOFT_EVENT_INT1);
+    /* A breakpoint that MOV SS held back becomes one with this #DB. */
+    c->dr6 |= c->pending_db;
+    c->pending_db = 0;
+    soft_mode_update(c);
 }
 
 void soft_op_into(struct soft_vcpu *c, const struct soft_op *op)
