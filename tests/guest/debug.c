@@ -7,8 +7,8 @@
 
 #define DR6_IDLE 0xffff0ff0ul
 #define DR7_IDLE 0x400ul
-#define DR6_BS (1ul << 14)
-#define DR6_BD (1ul << 13)
+#define DR6_BS   (1ul << 14)
+#define DR6_BD   (1ul << 13)
 enum kind { EXECUTE, WRITE, IO, ACCESS };
 
 /* DR7 bits of breakpoint `n`: enabled globally, kind, length (1, 2, 4, 8). */
@@ -100,7 +100,7 @@ static void test_data(void)
                 unsigned len = lens[i];
                 u64 low = 8, high = 8 + len;
                 address_set(n, ADDRESS(data) + 8);
-                bool hit1 = at >= low && at < high, hit8 = at + 8 > low && at < high;
+                bool hit1 = at >= low && at<high, hit8 = at + 8> low && at < high;
                 struct context c = run_with(d_write1, dr7_of(n, WRITE, len), ADDRESS(data) + at, 0);
                 check_hit("byte write", &c, hit1, ADDRESS(d_write1_at), 1ul << n);
                 c = run_with(d_write8, dr7_of(n, WRITE, len), ADDRESS(data) + at, 0);
@@ -208,7 +208,8 @@ static void test_io(void)
 CODE64(t_nops, "nop\n" LABEL(t_nop_at) "nop\n nop" STOP);
 CODE64(t_rep, "rep stosb\n" LABEL(t_rep_at) "nop" STOP);
 CODE64(t_popf, "pushq $0x102\n popfq\n" LABEL(t_popf_at) "nop\n" LABEL(t_popf_after) "nop" STOP);
-CODE64(t_mov_ss, "mov %ss, %eax\n" LABEL(t_mov_ss_start) "mov %eax, %ss\n nop\n" LABEL(t_mov_ss_at) "nop" STOP);
+CODE64(t_mov_ss, "mov %ss, %eax\n" LABEL(t_mov_ss_start) "mov %eax, %ss\n nop\n" LABEL(
+                     t_mov_ss_at) "nop" STOP);
 CODE64(t_clear, "pushfq\n pop %rax\n" STOP);
 CODE64(t_int, "int $0x84" STOP);
 CODE64(t_ud, "ud2" STOP);

@@ -1,5 +1,6 @@
 /*
- * Exceptions: each vector's cause, error code and saved RIP; delivery faults and the double fault; IST; length limit.
+ * Exceptions: each vector's cause, error code and saved RIP; delivery faults and the double fault;
+ * IST; length limit.
  *
  * Intel SDM vol. 3, 6 (the table of contributory exceptions is 6-5); AMD APM vol. 2, 8.
  */
@@ -23,10 +24,11 @@ LABEL_OF(e_ret_at);
 CODE64(e_fld, "fninit" STOP);
 CODE64(e_sse, "xorps %xmm0, %xmm0" STOP);
 CODE64(e_wait, "fwait" STOP);
-CODE64(e_mf, "fninit\n push $0x033b\n fldcw (%rsp)\n fldz\n fld1\n fdiv %st(1), %st\n nop\n" LABEL(e_mf_at) "fwait\n fninit" STOP);
+CODE64(e_mf, "fninit\n push $0x033b\n fldcw (%rsp)\n fldz\n fld1\n fdiv %st(1), %st\n nop\n" LABEL(
+                 e_mf_at) "fwait\n fninit" STOP);
 LABEL_OF(e_mf_at);
-CODE64(e_xm, "push $0x1d80\n ldmxcsr (%rsp)\n xorps %xmm0, %xmm0\n mov $1, %eax\n cvtsi2ss %eax, %xmm1\n" LABEL(e_xm_at)
-             "divss %xmm0, %xmm1" STOP);
+CODE64(e_xm, "push $0x1d80\n ldmxcsr (%rsp)\n xorps %xmm0, %xmm0\n mov $1, %eax\n cvtsi2ss %eax, "
+             "%xmm1\n" LABEL(e_xm_at) "divss %xmm0, %xmm1" STOP);
 LABEL_OF(e_xm_at);
 CODE64(e_ac, "mov %rsp, %rbx\n and $-8, %rbx\n mov -15(%rbx), %eax" STOP);
 CODE64(e_int20, "int $0x20" STOP);
@@ -57,8 +59,10 @@ static const struct simple_case kernel_cases[] = {
     {"UD1", e_ud1, 0, UD, NO_ERROR, 0},
     {"read at a non-canonical address", e_gp_read, NONCANONICAL, GP, 0, 0},
     {"read just above the lower half", e_gp_read, 0x800000000000, GP, 0, 0},
-    {"read by RBP at a non-canonical address", e_ss_read, NONCANONICAL, SS, 0, 3, "TCG raises #GP for all"},
-    {"PUSH at a non-canonical address", e_ss_push, NONCANONICAL, SS, 0, 3, "TCG raises #GP for all"},
+    {"read by RBP at a non-canonical address", e_ss_read, NONCANONICAL, SS, 0, 3,
+     "TCG raises #GP for all"},
+    {"PUSH at a non-canonical address", e_ss_push, NONCANONICAL, SS, 0, 3,
+     "TCG raises #GP for all"},
     {"RDMSR of an MSR that is not", e_rdmsr, 0, GP, 0, 5, "TCG knows no bad MSR"},
     {"unmapped page", e_bad_page, 0, PF, 0, 5},
     {"INT 0x20", e_int20, 0, 0x20, NO_ERROR, 2},
@@ -70,7 +74,8 @@ static const struct simple_case user_cases[] = {
     {"INT 4", e_int4, 0, OF, NO_ERROR, 2},
     {"UD2", e_ud2, 0, UD, NO_ERROR, 0},
     {"HLT", e_hlt, 0, GP, 0, 0},
-    {"INT 0x20, gate DPL 0", e_int20, 0, GP, 0x20 * 8 + 2, 0, "TCG doubles the vector in error codes"},
+    {"INT 0x20, gate DPL 0", e_int20, 0, GP, 0x20 * 8 + 2, 0,
+     "TCG doubles the vector in error codes"},
     {"INT 0x82, gate DPL 3", e_int82, 0, 0x82, NO_ERROR, 2},
     {"read at a non-canonical address", e_gp_read, NONCANONICAL, GP, 0, 0},
     {"RDMSR", e_rdmsr, 0, GP, 0, 5},
@@ -88,7 +93,8 @@ static void test_simple(void)
         world_long(&c);
         if (kernel_cases[i].tcg)
             tcg_wrong(kernel_cases[i].tcg);
-        CHECK_TRAP(kernel_cases[i].what, &c, kernel_cases[i].vector, kernel_cases[i].error, ADDRESS(kernel_cases[i].code) + kernel_cases[i].offset);
+        CHECK_TRAP(kernel_cases[i].what, &c, kernel_cases[i].vector, kernel_cases[i].error,
+                   ADDRESS(kernel_cases[i].code) + kernel_cases[i].offset);
     }
     part("ring 3");
     for (size_t i = 0; i < sizeof(user_cases) / sizeof(user_cases[0]); i++) {
@@ -97,7 +103,8 @@ static void test_simple(void)
         world_long(&c);
         if (user_cases[i].tcg)
             tcg_wrong(user_cases[i].tcg);
-        CHECK_TRAP(user_cases[i].what, &c, user_cases[i].vector, user_cases[i].error, USER(user_cases[i].code) + user_cases[i].offset);
+        CHECK_TRAP(user_cases[i].what, &c, user_cases[i].vector, user_cases[i].error,
+                   USER(user_cases[i].code) + user_cases[i].offset);
         CHECK("saved CS", c.cs, SEL_UCODE64);
         CHECK("saved SS", c.ss, SEL_UDATA);
         CHECK("saved RSP", c.rsp, USER(test_stack_top));
@@ -240,18 +247,24 @@ static void test_compat(void)
         const char *what;
         int index;
         u64 vector;
-    } bounds[] = {{"in", 0, STOP_VECTOR}, {"low end", -5, STOP_VECTOR}, {"high end", 7, STOP_VECTOR}, {"below", -6, BR}, {"above", 8, BR}};
+    } bounds[] = {{"in", 0, STOP_VECTOR},
+                  {"low end", -5, STOP_VECTOR},
+                  {"high end", 7, STOP_VECTOR},
+                  {"below", -6, BR},
+                  {"above", 8, BR}};
     static int limits[2] = {-5, 7};
     for (size_t i = 0; i < 5; i++) {
         c = context_compat(e_bound);
         c.rax = (u32)bounds[i].index;
         c.rdx = USER(limits);
         world_long(&c);
-        CHECK_TRAP(bounds[i].what, &c, bounds[i].vector, NO_ERROR, USER(bounds[i].vector == BR ? e_bound : e_bound_end));
+        CHECK_TRAP(bounds[i].what, &c, bounds[i].vector, NO_ERROR,
+                   USER(bounds[i].vector == BR ? e_bound : e_bound_end));
     }
 }
 
-/* Faults while an event is delivered, table 6-5. EXT (bit 0 of the code) is set when the first event was no INT n. */
+/* Faults while an event is delivered, table 6-5. EXT (bit 0 of the code) is set when the first
+ * event was no INT n. */
 static void test_delivery(void)
 {
     part("faults in delivery");
@@ -383,11 +396,14 @@ static void test_length(void)
     scratch_set(code, 16);
     c = run_kernel(scratch_code);
     CHECK_TRAP("16 bytes", &c, GP, 0, ADDRESS(scratch_code));
-    static const u8 long_mov[] = {0x2e, 0x2e, 0x67, 0x48, 0xc7, 0x84, 0x24, 0, 0, 0, 0, 1, 0, 0, 0, 0x90};
+    static const u8 long_mov[] = {0x2e, 0x2e, 0x67, 0x48, 0xc7, 0x84, 0x24, 0,
+                                  0,    0,    0,    1,    0,    0,    0,    0x90};
     scratch_set(long_mov, 15);
     c = run_kernel(scratch_code);
-    CHECK_TRAP("15 bytes with displacement and immediate", &c, STOP_VECTOR, NO_ERROR, ADDRESS(scratch_code) + 17);
-    static const u8 too_long[] = {0x2e, 0x2e, 0x2e, 0x67, 0x48, 0xc7, 0x84, 0x24, 0, 0, 0, 0, 1, 0, 0, 0};
+    CHECK_TRAP("15 bytes with displacement and immediate", &c, STOP_VECTOR, NO_ERROR,
+               ADDRESS(scratch_code) + 17);
+    static const u8 too_long[] = {0x2e, 0x2e, 0x2e, 0x67, 0x48, 0xc7, 0x84, 0x24,
+                                  0,    0,    0,    0,    1,    0,    0,    0};
     scratch_set(too_long, 16);
     c = run_kernel(scratch_code);
     CHECK_TRAP("16 bytes with displacement and immediate", &c, GP, 0, ADDRESS(scratch_code));

@@ -1,5 +1,6 @@
 /*
- * Interrupts: IF and its shadows, priorities, NMI, HLT, IRETQ to every ring and its faults, gates and stacks.
+ * Interrupts: IF and its shadows, priorities, NMI, HLT, IRETQ to every ring and its faults, gates
+ * and stacks.
  *
  * Intel SDM vol. 3, 6.7 to 6.14, 10.8; vol. 2, IRET, STI, HLT.
  */
@@ -120,7 +121,8 @@ static void test_priority(void)
 }
 
 /* An NMI cannot be held off by the test's C code, so the code that runs sends it to itself. */
-CODE64(i_nmi_self, "movl $0, 0x310(%rdi)\n mov %eax, 0x310(%rdi)\n movl $0x4400, 0x300(%rdi)\n mov $1000000, %rcx\n 1: pause\n dec %rcx\n jnz 1b" STOP);
+CODE64(i_nmi_self, "movl $0, 0x310(%rdi)\n mov %eax, 0x310(%rdi)\n movl $0x4400, 0x300(%rdi)\n mov "
+                   "$1000000, %rcx\n 1: pause\n dec %rcx\n jnz 1b" STOP);
 
 static void nmi_once(const char *what)
 {
@@ -131,9 +133,11 @@ static void nmi_once(const char *what)
     CHECK_VECTOR(what, &c, NMI, NO_ERROR);
 }
 
-CODE64(i_nmi_handler, "incl nmi_count\n cmpl $1, nmi_count\n jne 2f\n push %rcx\n movl $0x4400, 0x300(%rdi)\n mov $100000, %ecx\n"
+CODE64(i_nmi_handler, "incl nmi_count\n cmpl $1, nmi_count\n jne 2f\n push %rcx\n movl $0x4400, "
+                      "0x300(%rdi)\n mov $100000, %ecx\n"
                       "1: pause\n dec %ecx\n jnz 1b\n pop %rcx\n mov nmi_count, %esi\n 2: iretq");
-CODE64(i_nmi_nested, "movl $0x4400, 0x300(%rdi)\n mov $100000, %rcx\n 1: pause\n dec %rcx\n jnz 1b" STOP);
+CODE64(i_nmi_nested,
+       "movl $0x4400, 0x300(%rdi)\n mov $100000, %rcx\n 1: pause\n dec %rcx\n jnz 1b" STOP);
 u32 nmi_count;
 
 static void test_nmi_self(void)
@@ -196,7 +200,7 @@ static void test_iret(void)
     c = iret_run(SEL_UCODE64, SEL_UDATA, i_iret_target, FLAG_IOPL(3) | FLAG_AC | FLAG_ID | FLAG_CF);
     CHECK("flags", c.rflags & ~FLAG_RF, FLAG_ONE | FLAG_IOPL(3) | FLAG_AC | FLAG_ID | FLAG_CF);
     part("IRETQ faults");
-    gdt[SEL_FREE / 8] = segment(0, 0xfffff, 0xc07b); /* user code 32, not present */
+    gdt[SEL_FREE / 8] = segment(0, 0xfffff, 0xc07b);     /* user code 32, not present */
     gdt[SEL_FREE / 8 + 1] = segment(0, 0xfffff, 0xc073); /* user data, not present */
     static const struct {
         const char *what;
@@ -235,7 +239,9 @@ static void test_iret(void)
 }
 
 CODE64(i_gate_user, "int $0x84" STOP);
-CODE64(i_gate_seen, "mov %cs, %eax\n mov %ss, %ebx\n mov %rsp, %rdx\n pushfq\n pop %rcx\n mov 24(%rsp), %rsi" STOP);
+CODE64(
+    i_gate_seen,
+    "mov %cs, %eax\n mov %ss, %ebx\n mov %rsp, %rdx\n pushfq\n pop %rcx\n mov 24(%rsp), %rsi" STOP);
 
 static void test_gates(void)
 {

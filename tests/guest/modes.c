@@ -1,5 +1,6 @@
 /*
- * Modes: real (and "unreal"), 16- and 32-bit protected, v8086, compatibility, long; the ways between them.
+ * Modes: real (and "unreal"), 16- and 32-bit protected, v8086, compatibility, long; the ways
+ * between them.
  *
  * Intel SDM vol. 3, 9.9 (mode switching), 20 (8086 emulation); AMD APM vol. 2, 14 and 15.
  */
@@ -28,11 +29,14 @@ static volatile u8 *low(u64 address)
     return (volatile u8 *)address;
 }
 
-CODE16(real_arith, "mov $0x12345678, %eax\n add $0x8000, %ax\n mov %eax, 0x10\n mov $0xffff, %bx\n movb $0x5a, 1(%bx)\n"
+CODE16(real_arith, "mov $0x12345678, %eax\n add $0x8000, %ax\n mov %eax, 0x10\n mov $0xffff, %bx\n "
+                   "movb $0x5a, 1(%bx)\n"
                    "mov %cs, %cx\n mov %ss, %dx" STOP);
-CODE16(real_stack, "push $0x1234\n push %sp\n pop %ax\n pop %bx\n pushl $0x89abcdef\n pop %cx\n pop %dx" STOP);
-CODE16(real_far, "lcall $0x1000, $(1f - real_far)\n mov $7, %dx\n jmp 2f\n 1: mov $3, %cx\n mov %sp, %bp\n"
-                 "mov 2(%bp), %ax\n lret\n 2:" STOP);
+CODE16(real_stack,
+       "push $0x1234\n push %sp\n pop %ax\n pop %bx\n pushl $0x89abcdef\n pop %cx\n pop %dx" STOP);
+CODE16(real_far,
+       "lcall $0x1000, $(1f - real_far)\n mov $7, %dx\n jmp 2f\n 1: mov $3, %cx\n mov %sp, %bp\n"
+       "mov 2(%bp), %ax\n lret\n 2:" STOP);
 CODE16(real_int, "mov $0x55, %al\n pushf\n orw $0x200, (%esp)\n popf\n int $0x42");
 CODE16(real_wrap_word, "mov $0xffff, %bx\n mov (%bx), %ax" STOP);
 CODE16(real_limit, "mov $0x10000, %ebx\n mov (%ebx), %al" STOP);
@@ -51,7 +55,8 @@ CODE16(real_hlt_cpl0, "rdmsr\n mov %eax, %ebx" STOP);
 CODE16(real_enter, "mov $0x1234, %bp\n enter $8, $0\n mov %sp, %ax\n mov %bp, %bx\n leave" STOP);
 CODE16(real_lds, "movl $0x23450678, 0x20\n lds 0x20, %si\n mov %ds, %ax" STOP);
 CODE16(real_popcs, ".byte 0x66\n lret" STOP);
-CODE16(real_ip_wrap, "mov $0xfffe, %bx\n movw $0x9090, %cs:0xfffe\n movw $0x81cd, %es:(0)\n jmp *%bx");
+CODE16(real_ip_wrap,
+       "mov $0xfffe, %bx\n movw $0x9090, %cs:0xfffe\n movw $0x81cd, %es:(0)\n jmp *%bx");
 CODE16(real_code_end, "movb $0xb8, %cs:0xffff\n mov $0xffff, %bx\n jmp *%bx");
 
 static void test_real(void)
@@ -127,7 +132,8 @@ static void test_real_faults(void)
     tcg_wrong_end();
 }
 
-CODE16(unreal_read, "mov $0x100000, %ebx\n mov (%ebx), %eax\n mov %es:(%ebx), %ecx\n mov $0x2000, %dx\n mov %dx, %ds\n"
+CODE16(unreal_read, "mov $0x100000, %ebx\n mov (%ebx), %eax\n mov %es:(%ebx), %ecx\n mov $0x2000, "
+                    "%dx\n mov %dx, %ds\n"
                     "mov (%ebx), %edx" STOP);
 
 static void test_unreal(void)
@@ -146,14 +152,15 @@ static void test_unreal(void)
 }
 
 /* Real mode enters 16-bit and 32-bit protected mode and comes back by itself. */
-CODE16(real_round, "lgdtl %cs:(5f - real_round)\n cli\n mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n"
-                   "mov %cs, %si\n" /* CS still the real-mode value until the far jump */
-                   "ljmpl $0x38, $(0x10000 + 1f - real_round)\n"
-                   ".code32\n 1: mov $0x10, %ecx\n mov %ecx, %ds\n mov 0x100000, %ebx\n mov %cs, %edi\n"
-                   "mov $0x48, %ecx\n mov %ecx, %ds\n ljmp $0x88, $(2f - real_round)\n"
-                   ".code16\n 2: mov %cs, %dx\n mov %cr0, %eax\n and $~1, %al\n mov %eax, %cr0\n ljmp $0x1000, $(3f - real_round)\n"
-                   "3: mov $0x2000, %cx\n mov %cx, %ds\n mov %cs, %bp" STOP
-                   "5: .word 64*8-1\n .long gdt\n");
+CODE16(real_round,
+       "lgdtl %cs:(5f - real_round)\n cli\n mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n"
+       "mov %cs, %si\n" /* CS still the real-mode value until the far jump */
+       "ljmpl $0x38, $(0x10000 + 1f - real_round)\n"
+       ".code32\n 1: mov $0x10, %ecx\n mov %ecx, %ds\n mov 0x100000, %ebx\n mov %cs, %edi\n"
+       "mov $0x48, %ecx\n mov %ecx, %ds\n ljmp $0x88, $(2f - real_round)\n"
+       ".code16\n 2: mov %cs, %dx\n mov %cr0, %eax\n and $~1, %al\n mov %eax, %cr0\n ljmp $0x1000, "
+       "$(3f - real_round)\n"
+       "3: mov $0x2000, %cx\n mov %cx, %ds\n mov %cs, %bp" STOP "5: .word 64*8-1\n .long gdt\n");
 
 static void test_round_trip(void)
 {
@@ -168,9 +175,11 @@ static void test_round_trip(void)
     CHECK("CS in real mode", c.rbp & 0xffff, LOW_TEST >> 4);
 }
 
-CODE32(protected32, "mov $0x89abcdef, %eax\n push %eax\n pop %cx\n pop %dx\n mov %cr0, %ebx\n .byte 0x40, 0x48" STOP);
+CODE32(protected32, "mov $0x89abcdef, %eax\n push %eax\n pop %cx\n pop %dx\n mov %cr0, %ebx\n "
+                    ".byte 0x40, 0x48" STOP);
 CODE32(protected32_64, ".byte 0x48, 0x89, 0xd8" STOP); /* dec eax; mov eax, ebx */
-CODE16(protected16, "mov $0x1234, %ax\n movl $0x55667788, %ebx\n push %ax\n mov %sp, %cx\n pop %dx\n addr32 mov 0x100000, %edi" STOP);
+CODE16(protected16, "mov $0x1234, %ax\n movl $0x55667788, %ebx\n push %ax\n mov %sp, %cx\n pop "
+                    "%dx\n addr32 mov 0x100000, %edi" STOP);
 CODE16(protected16_stack, "push $0x4321\n mov %esp, %eax\n pop %cx" STOP);
 
 static void test_protected(void)
@@ -211,7 +220,8 @@ static void test_protected(void)
     CHECK("POP", c.rcx & 0xffff, 0x4321);
 }
 
-CODE16(v86_plain, "mov %cs, %ax\n mov %ds, %bx\n mov %ss, %cx\n movw $0xbeef, 0x40\n push %es\n pop %dx\n smsw %si" STOP);
+CODE16(v86_plain, "mov %cs, %ax\n mov %ds, %bx\n mov %ss, %cx\n movw $0xbeef, 0x40\n push %es\n "
+                  "pop %dx\n smsw %si" STOP);
 CODE16(v86_int, "int $0x42");
 CODE16(v86_int3, "int3");
 CODE16(v86_into, "mov $0x7f, %al\n inc %al\n into");
@@ -225,8 +235,10 @@ CODE16(v86_in, "in $0x80, %al" STOP);
 CODE16(v86_lldt, "lldt %ax" STOP);
 CODE16(v86_movcr, "mov %cr0, %eax" STOP);
 CODE16(v86_lgdt, "lgdt 0" STOP);
-CODE16(v86_iopl3, "pushf\n pop %ax\n sti\n pushf\n pop %bx\n cli\n pushf\n pop %cx\n pushl $0x4a87\n popfl\n pushfl\n pop %edx" STOP);
-CODE16(v86_iret3, "pushf\n push %cs\n push $(1f - v86_iret3)\n iret\n ud2\n 1: mov $0x77, %ax" STOP);
+CODE16(v86_iopl3, "pushf\n pop %ax\n sti\n pushf\n pop %bx\n cli\n pushf\n pop %cx\n pushl "
+                  "$0x4a87\n popfl\n pushfl\n pop %edx" STOP);
+CODE16(v86_iret3,
+       "pushf\n push %cs\n push $(1f - v86_iret3)\n iret\n ud2\n 1: mov $0x77, %ax" STOP);
 
 static void test_v86(void)
 {
@@ -291,12 +303,16 @@ static void test_v86(void)
     legacy_reset();
 }
 
-CODE32(compat_code, "mov $0x11223344, %eax\n .byte 0x40\n mov %cs, %ecx\n push %eax\n mov %esp, %ebx\n pop %edx" STOP);
-CODE64(long_to_compat, "lea 1f(%rip), %rax\n push $0x38\n push %rax\n lretq\n .code32\n 1: mov %cs, %ebx\n .byte 0x41\n"
+CODE32(compat_code, "mov $0x11223344, %eax\n .byte 0x40\n mov %cs, %ecx\n push %eax\n mov %esp, "
+                    "%ebx\n pop %edx" STOP);
+CODE64(long_to_compat, "lea 1f(%rip), %rax\n push $0x38\n push %rax\n lretq\n .code32\n 1: mov "
+                       "%cs, %ebx\n .byte 0x41\n"
                        "ljmp $8, $2f\n .code64\n 2: mov %cs, %edx\n mov $-1, %r8" STOP);
 CODE64(long_to_compat16, "push $0x40\n push $0x7c00\n lretq");
-CODE16(compat16, "mov $0x1234, %ax\n inc %ax\n mov %cs, %bx\n pushw $0x18\n mov %sp, %cx\n pop %dx" STOP);
-CODE64(long_plain, "mov $0x123456789abcdef0, %rax\n mov %eax, %ecx\n mov $-1, %rdx\n mov $1, %dl\n mov $-1, %rsi\n movl $2, %esi\n"
+CODE16(compat16,
+       "mov $0x1234, %ax\n inc %ax\n mov %cs, %bx\n pushw $0x18\n mov %sp, %cx\n pop %dx" STOP);
+CODE64(long_plain, "mov $0x123456789abcdef0, %rax\n mov %eax, %ecx\n mov $-1, %rdx\n mov $1, %dl\n "
+                   "mov $-1, %rsi\n movl $2, %esi\n"
                    "mov %rax, %r15\n xchg %ah, %al" STOP);
 
 static void test_long(void)
@@ -334,11 +350,24 @@ static const struct {
     u8 bytes[8];
     u8 len;
 } invalid_in_long[] = {
-    {"PUSH ES", {0x06}, 1},      {"POP ES", {0x07}, 1},        {"PUSH CS", {0x0e}, 1},  {"PUSH SS", {0x16}, 1},
-    {"PUSH DS", {0x1e}, 1},      {"DAA", {0x27}, 1},           {"DAS", {0x2f}, 1},      {"AAA", {0x37}, 1},
-    {"AAS", {0x3f}, 1},          {"PUSHA", {0x60}, 1},         {"POPA", {0x61}, 1},     {"0x82", {0x82, 0xc0, 1}, 3},
-    {"CALL far imm", {0x9a, 0, 0, 0, 0, 0, 0}, 7},             {"JMP far imm", {0xea, 0, 0, 0, 0, 0, 0}, 7},
-    {"INTO", {0xce}, 1},         {"AAM", {0xd4, 10}, 2},       {"AAD", {0xd5, 10}, 2},  {"SALC", {0xd6}, 1},
+    {"PUSH ES", {0x06}, 1},
+    {"POP ES", {0x07}, 1},
+    {"PUSH CS", {0x0e}, 1},
+    {"PUSH SS", {0x16}, 1},
+    {"PUSH DS", {0x1e}, 1},
+    {"DAA", {0x27}, 1},
+    {"DAS", {0x2f}, 1},
+    {"AAA", {0x37}, 1},
+    {"AAS", {0x3f}, 1},
+    {"PUSHA", {0x60}, 1},
+    {"POPA", {0x61}, 1},
+    {"0x82", {0x82, 0xc0, 1}, 3},
+    {"CALL far imm", {0x9a, 0, 0, 0, 0, 0, 0}, 7},
+    {"JMP far imm", {0xea, 0, 0, 0, 0, 0, 0}, 7},
+    {"INTO", {0xce}, 1},
+    {"AAM", {0xd4, 10}, 2},
+    {"AAD", {0xd5, 10}, 2},
+    {"SALC", {0xd6}, 1},
 };
 
 static void test_invalid_in_long(void)
@@ -356,7 +385,8 @@ static void test_bad_switches(void)
 {
     part("forbidden switches");
     if (on_tcg()) {
-        skip("CR0.PG, CR0.PE, CR4.PAE, EFER.LME off in 64-bit mode", "TCG obeys instead of faulting, and is lost");
+        skip("CR0.PG, CR0.PE, CR4.PAE, EFER.LME off in 64-bit mode",
+             "TCG obeys instead of faulting, and is lost");
         return;
     }
     CHECK("CR0.PG off in 64-bit mode", cr_write_safe(0, cr0_get() & ~CR0_PG), GP);

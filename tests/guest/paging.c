@@ -1,29 +1,29 @@
 /*
- * Paging in long mode and in the two legacy forms: permissions, reserved bits, error codes, accessed and dirty bits,
- * page sizes, accesses across two pages, invalidation.
+ * Paging in long mode and in the two legacy forms: permissions, reserved bits, error codes,
+ * accessed and dirty bits, page sizes, accesses across two pages, invalidation.
  *
  * Intel SDM vol. 3, 4; the tables of table entries are 4-4 to 4-20, the error code is 4.7.
  */
 #include "world.h"
 
-#define P 1ul
-#define W 2ul
-#define U 4ul
-#define A 0x20ul
-#define D 0x40ul
-#define PS 0x80ul
-#define G 0x100ul
-#define NX (1ul << 63)
-#define ERROR_P 1u
-#define ERROR_W 2u
-#define ERROR_U 4u
+#define P          1ul
+#define W          2ul
+#define U          4ul
+#define A          0x20ul
+#define D          0x40ul
+#define PS         0x80ul
+#define G          0x100ul
+#define NX         (1ul << 63)
+#define ERROR_P    1u
+#define ERROR_W    2u
+#define ERROR_U    4u
 #define ERROR_RSVD 8u
-#define ERROR_I 16u
+#define ERROR_I    16u
 
 static u64 test_pd[512] __attribute__((aligned(4096)));
 static u64 test_pt[512] __attribute__((aligned(4096)));
 static u8 frames[3][4096] __attribute__((aligned(4096)));
-#define VA(page) (TEST_REGION + (page) * 0x1000ul)
+#define VA(page) (TEST_REGION + (page)*0x1000ul)
 #define FRAME(n) ADDRESS(frames[n])
 
 CODE64(p_read, "mov (%rax), %rcx" STOP);
@@ -94,8 +94,12 @@ static void check_access(const struct rights *r, enum access access, bool user)
         CHECK("dirty", test_pt[0] & D, access == WRITE ? D : 0);
         return;
     }
-    u64 error = ERROR_P | (access == WRITE ? ERROR_W : 0) | (user ? ERROR_U : 0) | (access == EXEC ? ERROR_I : 0);
-    CHECK_TRAP(access_names[access], &c, PF, error, access == EXEC ? VA(0) : user ? USER(access == READ ? p_read : p_write) : ADDRESS(access == READ ? p_read : p_write));
+    u64 error = ERROR_P | (access == WRITE ? ERROR_W : 0) | (user ? ERROR_U : 0) |
+                (access == EXEC ? ERROR_I : 0);
+    CHECK_TRAP(access_names[access], &c, PF, error,
+               access == EXEC ? VA(0)
+               : user         ? USER(access == READ ? p_read : p_write)
+                              : ADDRESS(access == READ ? p_read : p_write));
     CHECK("CR2", c.cr2, VA(0));
     CHECK("not dirty", test_pt[0] & D, 0);
 }
@@ -124,7 +128,8 @@ static void test_matrix(void)
     cr4_set(cr4);
 }
 
-static void check_fault(const char *what, u64 address, enum access access, bool user, u64 error, u64 cr2)
+static void check_fault(const char *what, u64 address, enum access access, bool user, u64 error,
+                        u64 cr2)
 {
     struct context c = access_run(access, user, address, 0);
     CHECK_VECTOR(what, &c, PF, error);
@@ -146,17 +151,21 @@ static void test_reserved(void)
     if (narrow) {
         test_pt[0] = FRAME(0) | P | W | U | top;
         invlpg(VA(0));
-        check_fault("PTE above the physical width, read", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
-        check_fault("PTE above the physical width, user write", VA(0), WRITE, true, ERROR_P | ERROR_RSVD | ERROR_W | ERROR_U, VA(0));
+        check_fault("PTE above the physical width, read", VA(0), READ, false, ERROR_P | ERROR_RSVD,
+                    VA(0));
+        check_fault("PTE above the physical width, user write", VA(0), WRITE, true,
+                    ERROR_P | ERROR_RSVD | ERROR_W | ERROR_U, VA(0));
         test_pt[0] &= ~P;
         invlpg(VA(0));
         check_fault("the same, not present", VA(0), READ, false, 0, VA(0));
         test_pd[0] |= top;
         flush();
-        check_fault("PDE above the physical width", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+        check_fault("PDE above the physical width", VA(0), READ, false, ERROR_P | ERROR_RSVD,
+                    VA(0));
         boot_pdpt[2] |= top;
         flush();
-        check_fault("PDPTE above the physical width", VA(0), READ, false, ERROR_P | ERROR_RSVD, VA(0));
+        check_fault("PDPTE above the physical width", VA(0), READ, false, ERROR_P | ERROR_RSVD,
+                    VA(0));
     }
     tables_reset();
     test_pd[0] = P | W | U | PS | 0x2000;
@@ -201,7 +210,9 @@ static void test_absent(void)
             bool user = j & 1;
             enum access access = j / 2;
             check_fault(access_names[access], VA(0) + 0x123, access, user,
-                        (user ? ERROR_U : 0) | (access == WRITE ? ERROR_W : 0) | (access == EXEC ? ERROR_I : 0), VA(0) + 0x123);
+                        (user ? ERROR_U : 0) | (access == WRITE ? ERROR_W : 0) |
+                            (access == EXEC ? ERROR_I : 0),
+                        VA(0) + 0x123);
         }
         CHECK("leaf stays as it was", test_pt[0], FRAME(0) | W | U);
     }
@@ -221,7 +232,8 @@ static void test_sizes(void)
     c = access_run(WRITE, true, TEST_REGION + 0x200000 + FRAME(1), 0);
     CHECK("2 MiB page, write", *(volatile u64 *)FRAME(1), 0x1122334455667788);
     CHECK("dirty", test_pd[1] & (A | D), A | D);
-    check_fault("2 MiB page, read only", TEST_REGION + 0x600000, WRITE, true, ERROR_P | ERROR_W | ERROR_U, TEST_REGION + 0x600000);
+    check_fault("2 MiB page, read only", TEST_REGION + 0x600000, WRITE, true,
+                ERROR_P | ERROR_W | ERROR_U, TEST_REGION + 0x600000);
     if (!has(FEATURE_PAGE1G)) {
         skip("1 GiB pages", "CPUID does not show them");
         return;
@@ -260,7 +272,8 @@ static void test_crossing(void)
     CHECK("nothing written", *(volatile u32 *)(FRAME(2) + 4092), 0x30303030);
     test_pt[1] = FRAME(0) | P | U;
     invlpg(VA(1));
-    check_fault("second read only, write", VA(1) - 3, WRITE, true, ERROR_P | ERROR_U | ERROR_W, VA(1));
+    check_fault("second read only, write", VA(1) - 3, WRITE, true, ERROR_P | ERROR_U | ERROR_W,
+                VA(1));
     CHECK("nothing written", *(volatile u32 *)(FRAME(2) + 4092), 0x30303030);
     test_pt[1] = FRAME(0) | P | W;
     invlpg(VA(1));
@@ -373,7 +386,8 @@ static void test_pcid(void)
         CHECK("before", read_at(VA(0)), 0x10);
         test_pt[0] = FRAME(1) | P | U;
         cr3_set(root | 6 | 1ul << 63);
-        CHECK("INVPCID", invpcid_safe(types[i], types[i] < 2 ? 5 : 0, types[i] ? 0 : VA(0)), STOP_VECTOR);
+        CHECK("INVPCID", invpcid_safe(types[i], types[i] < 2 ? 5 : 0, types[i] ? 0 : VA(0)),
+              STOP_VECTOR);
         cr3_set(root | 5 | 1ul << 63);
         CHECK("after INVPCID", read_at(VA(0)), 0x20);
     }
@@ -400,7 +414,8 @@ static void test_atomic_rmw(void)
     struct context c = context_user(p_rmw);
     c.rax = VA(0);
     world_long(&c);
-    CHECK_TRAP("LOCK INC of a read-only page is a write fault", &c, PF, ERROR_P | ERROR_W | ERROR_U, USER(p_rmw));
+    CHECK_TRAP("LOCK INC of a read-only page is a write fault", &c, PF, ERROR_P | ERROR_W | ERROR_U,
+               USER(p_rmw));
     CHECK("unchanged", *(volatile u32 *)FRAME(0), 0x10101010);
 }
 
@@ -411,7 +426,8 @@ static u64 pdpt_pae[4] __attribute__((aligned(32)));
 
 CODE32(l_read, "mov (%eax), %ecx" STOP);
 CODE32(l_write, "mov %ecx, (%eax)" STOP);
-CODE32(l_paging_off, "mov %cr0, %edx\n and $0x7fffffff, %edx\n mov %edx, %cr0\n mov (%eax), %ecx\n or $0x80000000, %edx\n"
+CODE32(l_paging_off, "mov %cr0, %edx\n and $0x7fffffff, %edx\n mov %edx, %cr0\n mov (%eax), %ecx\n "
+                     "or $0x80000000, %edx\n"
                      "mov %edx, %cr0\n mov (%ebx), %esi" STOP);
 
 static struct context legacy_access(bool write, bool user, u64 address)

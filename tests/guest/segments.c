@@ -1,6 +1,6 @@
 /*
- * Segmentation: limits, types and privileges of segments, LAR/LSL/VERR/VERW/ARPL, gates and far transfers, conforming
- * code, the LDT.
+ * Segmentation: limits, types and privileges of segments, LAR/LSL/VERR/VERW/ARPL, gates and far
+ * transfers, conforming code, the LDT.
  *
  * Intel SDM vol. 3, 3.4, 5; AMD APM vol. 2, 4.
  */
@@ -9,18 +9,18 @@
 enum slot {
     DATA_SMALL = SEL_FREE, /* base &area, limit 0xf, read/write */
     DATA_READ = DATA_SMALL + 8,
-    DATA_DOWN = DATA_READ + 8,     /* expand-down, valid above 0xf */
-    DATA_DOWN16 = DATA_DOWN + 8,   /* the same with B = 0 */
+    DATA_DOWN = DATA_READ + 8,   /* expand-down, valid above 0xf */
+    DATA_DOWN16 = DATA_DOWN + 8, /* the same with B = 0 */
     DATA_USER = DATA_DOWN16 + 8,
     DATA_ABSENT = DATA_USER + 8,
-    CODE_EXEC = DATA_ABSENT + 8,   /* execute only */
+    CODE_EXEC = DATA_ABSENT + 8, /* execute only */
     CODE_CONFORMING = CODE_EXEC + 8,
     CODE_SMALL = CODE_CONFORMING + 8,
     CODE_ABSENT = CODE_SMALL + 8,
-    GATE_CALL = CODE_ABSENT + 8,   /* 32-bit call gate to ring 0, DPL 3, 2 parameters */
-    GATE_CALL0 = GATE_CALL + 8,    /* DPL 0 */
+    GATE_CALL = CODE_ABSENT + 8, /* 32-bit call gate to ring 0, DPL 3, 2 parameters */
+    GATE_CALL0 = GATE_CALL + 8,  /* DPL 0 */
     GATE_ABSENT = GATE_CALL0 + 8,
-    GATE_BAD = GATE_ABSENT + 8,    /* to a data segment */
+    GATE_BAD = GATE_ABSENT + 8, /* to a data segment */
     GATE_CONFORMING = GATE_BAD + 8,
     LDT_SLOT = GATE_CONFORMING + 8,
     TSS_BUSY = LDT_SLOT + 8,
@@ -31,7 +31,8 @@ enum slot {
 static u8 area[64] __attribute__((aligned(64)));
 static u64 ldt[4];
 
-CODE32(s_gate_target, "mov %esp, %ebx\n mov (%esp), %edi\n mov 8(%esp), %ecx\n mov 12(%esp), %edx\n mov %ss, %esi\n mov %cs, %eax" STOP);
+CODE32(s_gate_target, "mov %esp, %ebx\n mov (%esp), %edi\n mov 8(%esp), %ecx\n mov 12(%esp), "
+                      "%edx\n mov %ss, %esi\n mov %cs, %eax" STOP);
 CODE32(s_gate_return, "mov 8(%esp), %ecx\n lretl $8");
 CODE32(s_conforming_target, "mov %cs, %ecx\n mov %ss, %edx" STOP);
 
@@ -53,7 +54,8 @@ static void tables_reset(void)
     gdt[GATE_CALL0 / 8] = legacy_gate(SEL_KCODE32, target, 0x8c);
     gdt[GATE_ABSENT / 8] = legacy_gate(SEL_KCODE32, target, 0x6c);
     gdt[GATE_BAD / 8] = legacy_gate(SEL_KDATA, target, 0xec);
-    gdt[GATE_CONFORMING / 8] = legacy_gate(CODE_CONFORMING, (u32)ADDRESS(s_conforming_target), 0xec);
+    gdt[GATE_CONFORMING / 8] =
+        legacy_gate(CODE_CONFORMING, (u32)ADDRESS(s_conforming_target), 0xec);
     gdt[LDT_SLOT / 8] = segment((u32)ADDRESS(ldt), sizeof(ldt) - 1, 0x0082);
     gdt[TSS_BUSY / 8] = segment((u32)ADDRESS(&tss32), 0x67, 0x008b);
     gdt[CODE_RING1 / 8] = segment(0, 0xfffff, 0xc0bb);
@@ -162,7 +164,8 @@ static void test_stack_and_code_limits(void)
     world_legacy(&c);
     CHECK_TRAP("code at its limit", &c, STOP_VECTOR, NO_ERROR, 16);
     far.offset = 13;
-    SCRATCH(0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xb8, 1, 2, 3, 4);
+    SCRATCH(0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xb8, 1,
+            2, 3, 4);
     c = context_legacy(s_far_small);
     c.rax = ADDRESS(&far);
     world_legacy(&c);
@@ -252,7 +255,8 @@ static void test_loads(void)
     CHECK("a load sets the accessed bit", gdt[DATA_SMALL / 8] >> 40 & 1, 1);
 }
 
-CODE32(s_lar, "cmp %eax, %eax\n lar %eax, %ecx\n setz %dl\n lsl %eax, %ebx\n setz %dh\n verr %ax\n setz %al\n verw %si\n setz %ah" STOP);
+CODE32(s_lar, "cmp %eax, %eax\n lar %eax, %ecx\n setz %dl\n lsl %eax, %ebx\n setz %dh\n verr %ax\n "
+              "setz %al\n verw %si\n setz %ah" STOP);
 CODE32(s_arpl, "arpl %cx, %ax\n setz %dl" STOP);
 
 struct query_case {
@@ -261,12 +265,18 @@ struct query_case {
 };
 
 static const struct query_case query_cases[] = {
-    {SEL_KDATA, false, true, true, true, true},    {DATA_READ, false, true, true, true, false},
-    {SEL_KCODE32, false, true, true, true, false}, {CODE_EXEC, false, true, true, false, false},
-    {0, false, false, false, false, false},        {0xfff8, false, false, false, false, false},
-    {SEL_KDATA, true, false, false, false, false}, {SEL_UDATA, true, true, true, true, true},
-    {CODE_CONFORMING, true, true, true, true, false}, {GATE_CALL, false, true, false, false, false},
-    {LDT_SLOT, false, true, true, false, false},   {TSS_BUSY, false, true, true, false, false},
+    {SEL_KDATA, false, true, true, true, true},
+    {DATA_READ, false, true, true, true, false},
+    {SEL_KCODE32, false, true, true, true, false},
+    {CODE_EXEC, false, true, true, false, false},
+    {0, false, false, false, false, false},
+    {0xfff8, false, false, false, false, false},
+    {SEL_KDATA, true, false, false, false, false},
+    {SEL_UDATA, true, true, true, true, true},
+    {CODE_CONFORMING, true, true, true, true, false},
+    {GATE_CALL, false, true, false, false, false},
+    {LDT_SLOT, false, true, true, false, false},
+    {TSS_BUSY, false, true, true, false, false},
     {DATA_SMALL | 3, false, false, false, false, false},
 };
 
@@ -284,7 +294,8 @@ static void test_queries(void)
         u64 limit = (descriptor & 0xffff) | (descriptor >> 32 & 0xf0000);
         limit = descriptor >> 55 & 1 ? limit << 12 | 0xfff : limit;
         CHECK("LAR, ZF", c.rdx & 1, t->lar);
-        u64 mask = t->selector == GATE_CALL ? 0xff00 : 0xf0ff00; /* above are bits of a gate's offset */
+        u64 mask =
+            t->selector == GATE_CALL ? 0xff00 : 0xf0ff00; /* above are bits of a gate's offset */
         CHECK("LAR", t->lar ? c.rcx & mask : c.rcx, t->lar ? descriptor >> 32 & mask : 0x5a5a5a5a);
         CHECK("LSL, ZF", c.rdx >> 8 & 1, t->lsl);
         CHECK("LSL", c.rbx, t->lsl ? limit : 0x5a5a5a5a);
@@ -303,12 +314,15 @@ static void test_queries(void)
     }
 }
 
-CODE32(s_call_gate, "push $0x1111\n push $0x2222\n lcall $" "0xd8" ", $0\n mov $0x99, %esi" STOP);
+CODE32(s_call_gate, "push $0x1111\n push $0x2222\n lcall $"
+                    "0xd8"
+                    ", $0\n mov $0x99, %esi" STOP);
 CODE32(s_far, "lcall *(%eax)" STOP);
 CODE32(s_far_jmp, "ljmp *(%eax)" STOP);
 CODE32(s_lret_outer, "push $0x23\n push %eax\n push $0x1b\n push %ebx\n lretl");
 CODE32(s_lret_outer_target, "mov %cs, %ecx\n mov %ss, %edx\n mov %ds, %esi\n mov %fs, %edi" STOP);
-CODE32(s_lret_bad, "push %eax\n push $0" "\n" LABEL(s_lret_bad_at) "lretl");
+CODE32(s_lret_bad, "push %eax\n push $0"
+                   "\n" LABEL(s_lret_bad_at) "lretl");
 LABEL_OF(s_lret_bad_at);
 CODE32(s_iret_ring1, "push %edx\n push %esp\n push $2\n push %ecx\n push %ebx\n iretl");
 
@@ -394,7 +408,8 @@ static void test_far(void)
         {"LDT descriptor", false, LDT_SLOT, GP, LDT_SLOT},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct context c = far_run(s_far_jmp, cases[i].user, cases[i].selector, s_conforming_target);
+        struct context c =
+            far_run(s_far_jmp, cases[i].user, cases[i].selector, s_conforming_target);
         CHECK_VECTOR(cases[i].what, &c, cases[i].vector, cases[i].error);
         c = far_run(s_far, cases[i].user, cases[i].selector, s_conforming_target);
         CHECK_VECTOR(cases[i].what, &c, cases[i].vector, cases[i].error);
@@ -432,9 +447,12 @@ static void test_far(void)
     CHECK_TRAP("far return to null", &c, GP, 0, ADDRESS(s_lret_bad_at));
 }
 
-CODE64(s_bases, "mov %gs:(%rax), %rcx\n mov %fs:(%rax), %rdx\n mov %ds:(%rbx), %rsi\n mov %cs:(%rbx), %rdi" STOP);
+CODE64(s_bases, "mov %gs:(%rax), %rcx\n mov %fs:(%rax), %rdx\n mov %ds:(%rbx), %rsi\n mov "
+                "%cs:(%rbx), %rdi" STOP);
 CODE64(s_gate64, "lcall *(%rax)" STOP);
-CODE64(s_gate64_target, "mov %cs, %ecx\n mov %ss, %edx\n mov (%rsp), %rbx\n mov 8(%rsp), %rsi\n mov %rsp, %rdi" STOP);
+CODE64(
+    s_gate64_target,
+    "mov %cs, %ecx\n mov %ss, %edx\n mov (%rsp), %rbx\n mov 8(%rsp), %rsi\n mov %rsp, %rdi" STOP);
 CODE64(s_lar64, "lar %eax, %ecx\n setz %dl\n lsl %eax, %ebx\n setz %dh" STOP);
 
 /* What is left of segmentation in 64-bit mode. */

@@ -1,10 +1,10 @@
 /*
- * Self-modifying code: the next instruction, the own loop, another mapping of the same page, two pages, by string
- * instructions, by the page tables, by DMA-like copies of whole functions.
+ * Self-modifying code: the next instruction, the own loop, another mapping of the same page, two
+ * pages, by string instructions, by the page tables, by DMA-like copies of whole functions.
  *
- * Intel SDM vol. 3, 8.1.3 and 11.6: a store to code of the same processor by the same linear address takes effect at
- * the next branch at the latest, on current processors at once; by another linear address after a serializing
- * instruction.
+ * Intel SDM vol. 3, 8.1.3 and 11.6: a store to code of the same processor by the same linear
+ * address takes effect at the next branch at the latest, on current processors at once; by another
+ * linear address after a serializing instruction.
  */
 #include "world.h"
 
@@ -28,14 +28,22 @@ static struct context run_at(u64 at)
 }
 
 /* RDI is where the piece lies. */
-CODE64(f_next, "movb $9, 5+1(%rdi)\n nop\n mov $1, %eax" STOP);                 /* the store is 4 bytes long, the immediate at 6 */
-CODE64(f_loop_near, "mov $5, %ecx\n xor %eax, %eax\n 1: add $1, %eax\n addb $1, 9(%rdi)\n dec %ecx\n jnz 1b" STOP);
-CODE64(f_patch_jump, "movb $2, 8+1(%rdi)\n nop\n nop\n nop\n nop\n .byte 0xeb, 0\n inc %eax\n inc %edx" STOP);
-CODE64(f_rep, "mov $0x90, %al\n lea 1f-f_rep(%rdi), %rdi\n mov $4, %ecx\n mov $7, %ebx\n rep stosb\n 1: inc %ebx\n inc %ebx" STOP);
-CODE64(f_push, "lea 8+1f-f_push(%rdi), %rsp\n mov $0x9090909090909090, %rax\n mov $1, %ebx\n push %rax\n 1: inc %ebx\n inc %ebx\n inc %ebx\n inc %ebx" STOP);
-CODE64(f_call_twice, "mov %rdi, %rbx\n add $0x100, %rbx\n call *%rbx\n mov %eax, %ecx\n movb $0x22, 1(%rbx)\n call *%rbx" STOP);
+CODE64(f_next, "movb $9, 5+1(%rdi)\n nop\n mov $1, %eax" STOP); /* the store is 4 bytes long, the
+                                                                   immediate at 6 */
+CODE64(
+    f_loop_near,
+    "mov $5, %ecx\n xor %eax, %eax\n 1: add $1, %eax\n addb $1, 9(%rdi)\n dec %ecx\n jnz 1b" STOP);
+CODE64(f_patch_jump,
+       "movb $2, 8+1(%rdi)\n nop\n nop\n nop\n nop\n .byte 0xeb, 0\n inc %eax\n inc %edx" STOP);
+CODE64(f_rep, "mov $0x90, %al\n lea 1f-f_rep(%rdi), %rdi\n mov $4, %ecx\n mov $7, %ebx\n rep "
+              "stosb\n 1: inc %ebx\n inc %ebx" STOP);
+CODE64(f_push, "lea 8+1f-f_push(%rdi), %rsp\n mov $0x9090909090909090, %rax\n mov $1, %ebx\n push "
+               "%rax\n 1: inc %ebx\n inc %ebx\n inc %ebx\n inc %ebx" STOP);
+CODE64(f_call_twice, "mov %rdi, %rbx\n add $0x100, %rbx\n call *%rbx\n mov %eax, %ecx\n movb "
+                     "$0x22, 1(%rbx)\n call *%rbx" STOP);
 CODE64(f_value, "mov $0x11, %eax\n ret");
-CODE64(f_call_alias, "mov %rdi, %rbx\n add $0x100, %rbx\n call *%rbx\n mov %eax, %ecx\n movb $0x33, 1(%rsi)\n mov $0, %eax\n push %rbx\n push %rcx\n"
+CODE64(f_call_alias, "mov %rdi, %rbx\n add $0x100, %rbx\n call *%rbx\n mov %eax, %ecx\n movb "
+                     "$0x33, 1(%rsi)\n mov $0, %eax\n push %rbx\n push %rcx\n"
                      "cpuid\n pop %rcx\n pop %rbx\n call *%rbx" STOP);
 CODE64(f_xchg, "mov $0x44, %eax\n xchg %al, 1+1f-f_xchg(%rdi)\n 1: mov $1, %ebx" STOP);
 CODE64(f_sse_free, "lock orb $0x70, 1+1f-f_sse_free(%rdi)\n 1: mov $1, %ebx" STOP);
@@ -140,7 +148,8 @@ static void test_alias(void)
         CHECK("run at the user's", c.rax, i + 50);
     }
     part("another frame at the same address");
-    static const u8 first[] = {0xb8, 1, 0, 0, 0, 0xcd, 0x81}, second[] = {0xb8, 2, 0, 0, 0, 0xcd, 0x81};
+    static const u8 first[] = {0xb8, 1, 0, 0, 0, 0xcd, 0x81},
+                    second[] = {0xb8, 2, 0, 0, 0, 0xcd, 0x81};
     memory_copy(code + 4096, first, sizeof(first));
     memory_copy(code + 8192, second, sizeof(second));
     for (int i = 0; i < 10; i++) {
@@ -149,7 +158,8 @@ static void test_alias(void)
         CHECK("the code of the new frame", c.rax, i & 1 ? 2 : 1);
     }
     /* An instruction of two pages, the second of which is exchanged. */
-    static const u8 head[] = {0xb8, 7}, tail1[] = {1, 0, 0, 0xcd, 0x81}, tail2[] = {2, 0, 0, 0xcd, 0x81};
+    static const u8 head[] = {0xb8, 7}, tail1[] = {1, 0, 0, 0xcd, 0x81},
+                    tail2[] = {2, 0, 0, 0xcd, 0x81};
     map(2, ADDRESS(code));
     memory_copy(code + 4094, head, 2);
     memory_copy(code + 4096, tail1, 5);
@@ -171,7 +181,7 @@ static void test_many(void)
         u8 piece[] = {0xb8, (u8)i, (u8)(i >> 8), 0, 0, 0xc3};
         u64 at = i * 17 % 3000;
         memory_copy(code + at, piece, sizeof(piece));
-        u64 got = ((u64 (*)(void))(u64)(ADDRESS(code) + at))();
+        u64 got = ((u64(*)(void))(u64)(ADDRESS(code) + at))();
         wrong += got != i;
         sum += got;
         expected += i;

@@ -1,27 +1,36 @@
 /*
- * Two processors: start by INIT and SIPI, IPIs, locked counters, the memory model (litmus tests), TLB shootdown,
- * cross-modifying code.
+ * Two processors: start by INIT and SIPI, IPIs, locked counters, the memory model (litmus tests),
+ * TLB shootdown, cross-modifying code.
  *
- * Intel SDM vol. 3, 8.2 (memory ordering), 8.4 (start-up), 10.6 (IPIs); Sewell and others, "x86-TSO", CACM 53(7).
+ * Intel SDM vol. 3, 8.2 (memory ordering), 8.4 (start-up), 10.6 (IPIs); Sewell and others,
+ * "x86-TSO", CACM 53(7).
  */
 #include "apic.h"
 #include "world.h"
 
-/* The processor at the other end runs one job at a time: `job` is set last, and cleared by it when done. */
+/* The processor at the other end runs one job at a time: `job` is set last, and cleared by it when
+ * done. */
 typedef void (*job_fn)(void);
 static volatile job_fn job;
 static volatile u32 alive, other_id;
 
-/* Where the second processor starts: copied to LOW_AP, entered in real mode with CS:IP = (LOW_AP >> 4):0. */
+/* Where the second processor starts: copied to LOW_AP, entered in real mode with CS:IP = (LOW_AP >>
+ * 4):0. */
 __asm__(".pushsection .text\n.globl ap_start, ap_end\n.code16\n.balign 16\nap_start:\n"
-        "cli\n mov %cs, %ax\n mov %ax, %ds\n mov %cr0, %eax\n mov %eax, (4f - ap_start)\n mov %cs, (5f - ap_start)\n"
-        "lgdtl (3f - ap_start)\n or $1, %al\n and $0x9fffffff, %eax\n mov %eax, %cr0\n ljmpl $0x38, $ap_protected\n"
+        "cli\n mov %cs, %ax\n mov %ax, %ds\n mov %cr0, %eax\n mov %eax, (4f - ap_start)\n mov %cs, "
+        "(5f - ap_start)\n"
+        "lgdtl (3f - ap_start)\n or $1, %al\n and $0x9fffffff, %eax\n mov %eax, %cr0\n ljmpl "
+        "$0x38, $ap_protected\n"
         ".balign 4\n3: .word 64*8-1\n .long gdt\n"
         ".globl ap_cr0, ap_cs\n.balign 4\nap_cr0: 4: .long 0\nap_cs: 5: .long 0\nap_end:\n"
-        ".code32\nap_protected:\n mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n mov $ap_stack_top, %esp\n"
-        "mov %cr4, %eax\n or $0x620, %eax\n mov %eax, %cr4\n mov $boot_pml4, %eax\n mov %eax, %cr3\n mov $0xc0000080, %ecx\n rdmsr\n"
-        "or $0x100, %eax\n wrmsr\n mov %cr0, %eax\n or $0x80010000, %eax\n mov %eax, %cr0\n ljmp $8, $1f\n"
-        ".code64\n1: mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n mov $ap_stack_top, %rsp\n"
+        ".code32\nap_protected:\n mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, "
+        "%ss\n mov $ap_stack_top, %esp\n"
+        "mov %cr4, %eax\n or $0x620, %eax\n mov %eax, %cr4\n mov $boot_pml4, %eax\n mov %eax, "
+        "%cr3\n mov $0xc0000080, %ecx\n rdmsr\n"
+        "or $0x100, %eax\n wrmsr\n mov %cr0, %eax\n or $0x80010000, %eax\n mov %eax, %cr0\n ljmp "
+        "$8, $1f\n"
+        ".code64\n1: mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n mov "
+        "$ap_stack_top, %rsp\n"
         "lidt ap_idtr\n call ap_main\n 2: cli\n hlt\n jmp 2b\n.popsection\n"
         ".pushsection .bss\n.balign 4096\n.fill 8192\nap_stack_top:\n.popsection\n");
 extern u8 ap_start[], ap_end[], ap_cr0[], ap_cs[];
@@ -33,8 +42,10 @@ struct __attribute__((packed)) {
     u64 base;
 } ap_idtr;
 u32 ipi_count, ap_nmi_count;
-__asm__(".pushsection .text\n.globl ap_ipi, ap_nmi, ap_fault\nap_ipi: push %rax\n lock incl ipi_count\n mov $0xfee000b0, %eax\n"
-        "movl $0, (%rax)\n pop %rax\n iretq\nap_nmi: lock incl ap_nmi_count\n iretq\nap_fault: cli\n hlt\n jmp ap_fault\n.popsection\n");
+__asm__(".pushsection .text\n.globl ap_ipi, ap_nmi, ap_fault\nap_ipi: push %rax\n lock incl "
+        "ipi_count\n mov $0xfee000b0, %eax\n"
+        "movl $0, (%rax)\n pop %rax\n iretq\nap_nmi: lock incl ap_nmi_count\n iretq\nap_fault: "
+        "cli\n hlt\n jmp ap_fault\n.popsection\n");
 extern u8 ap_ipi[], ap_nmi[], ap_fault[];
 
 void ap_main(void);
@@ -68,8 +79,8 @@ static void delay(u64 rounds)
 }
 
 /* Waits for a condition, bounded by the clock of loops. */
-#define WAIT(condition)                                                                                                \
-    for (u64 waited = 0; !(condition) && waited < 400000000; waited++)                                                 \
+#define WAIT(condition)                                                                            \
+    for (u64 waited = 0; !(condition) && waited < 400000000; waited++)                             \
     pause()
 
 static bool start_other(void)
@@ -106,7 +117,8 @@ static void run_both(job_fn theirs, job_fn ours)
 static void test_start(void)
 {
     part("start");
-    CHECK("PE clear in CR0 at SIPI", *(volatile u32 *)(LOW_AP + (u64)(ap_cr0 - ap_start)) & 0x80000001, 0);
+    CHECK("PE clear in CR0 at SIPI",
+          *(volatile u32 *)(LOW_AP + (u64)(ap_cr0 - ap_start)) & 0x80000001, 0);
     CHECK("CS by the vector", *(volatile u16 *)(LOW_AP + (u64)(ap_cs - ap_start)), LOW_AP >> 4);
     CHECK("its APIC ID is another", other_id != apic_read(APIC_ID) >> 24, true);
     CHECK("this is the bootstrap processor", rdmsr(MSR_APIC_BASE) >> 8 & 1, 1);
@@ -147,7 +159,10 @@ static void count_job(void)
         u64 old, seen = shared.exchanged;
         do {
             old = seen;
-            __asm__ volatile("lock cmpxchgq %2, %1" : "=a"(seen), "+m"(shared.exchanged) : "r"(old + 1), "0"(old) : "cc", "memory");
+            __asm__ volatile("lock cmpxchgq %2, %1"
+                             : "=a"(seen), "+m"(shared.exchanged)
+                             : "r"(old + 1), "0"(old)
+                             : "cc", "memory");
         } while (seen != old);
     }
 }
@@ -172,8 +187,11 @@ static void wide_job(void)
         u64 low = 0, high = 0;
         u8 done;
         do
-            __asm__ volatile("mov %0, %%rbx\n mov %1, %%rcx\n inc %%rbx\n inc %%rcx\n lock cmpxchg16b %3\n sete %2"
-                             : "+a"(low), "+d"(high), "=q"(done), "+m"(shared.wide) : : "rbx", "rcx", "cc", "memory");
+            __asm__ volatile("mov %0, %%rbx\n mov %1, %%rcx\n inc %%rbx\n inc %%rcx\n lock "
+                             "cmpxchg16b %3\n sete %2"
+                             : "+a"(low), "+d"(high), "=q"(done), "+m"(shared.wide)
+                             :
+                             : "rbx", "rcx", "cc", "memory");
         while (!done);
     }
 }
@@ -195,10 +213,10 @@ static void test_locked(void)
 }
 
 /*
- * Litmus tests. Both sides go through the same rounds, each round on its own cell; a barrier per block of cells keeps
- * them together. r[] holds what each side read.
+ * Litmus tests. Both sides go through the same rounds, each round on its own cell; a barrier per
+ * block of cells keeps them together. r[] holds what each side read.
  */
-#define CELLS 512u
+#define CELLS  512u
 #define BLOCKS 400u
 struct cell {
     volatile u32 x, y;
@@ -245,12 +263,12 @@ static void litmus_ours(void)
     litmus_run(0);
 }
 
-#define SIDE(name, text, result)                                                                                       \
-    static void name(struct cell *c)                                                                                   \
-    {                                                                                                                  \
-        u32 r = 0;                                                                                                     \
-        __asm__ volatile(text : "+m"(c->x), "+m"(c->y), "+r"(r) : : "memory", "cc");                                   \
-        result;                                                                                                        \
+#define SIDE(name, text, result)                                                                   \
+    static void name(struct cell *c)                                                               \
+    {                                                                                              \
+        u32 r = 0;                                                                                 \
+        __asm__ volatile(text : "+m"(c->x), "+m"(c->y), "+r"(r) : : "memory", "cc");               \
+        result;                                                                                    \
     }
 SIDE(sb0, "movl $1, %0\n movl %1, %2", c->r0 = r)
 SIDE(sb1, "movl $1, %1\n movl %0, %2", c->r1 = r)
@@ -265,13 +283,17 @@ SIDE(lb1, "movl %1, %2\n movl $1, %0", c->r1 = r)
 static void mp_read(struct cell *c)
 {
     u32 r0, r1;
-    __asm__ volatile("movl %2, %0\n movl %3, %1" : "=&r"(r0), "=&r"(r1) : "m"(c->y), "m"(c->x) : "memory");
+    __asm__ volatile("movl %2, %0\n movl %3, %1"
+                     : "=&r"(r0), "=&r"(r1)
+                     : "m"(c->y), "m"(c->x)
+                     : "memory");
     c->r0 = r0;
     c->r1 = r1;
 }
 
 /* `forbidden` is the outcome (r0, r1) that TSO excludes, or -1. */
-static void litmus(const char *what, void (*ours)(struct cell *), void (*theirs)(struct cell *), int forbidden)
+static void litmus(const char *what, void (*ours)(struct cell *), void (*theirs)(struct cell *),
+                   int forbidden)
 {
     litmus_side[0] = ours;
     litmus_side[1] = theirs;
@@ -298,7 +320,8 @@ static void test_litmus(void)
     skip("IRIW", "it takes four processors; TSO's other forbidden outcomes are tested with two");
 }
 
-/* TLB shootdown: the other processor reads a page while it is unmapped, told, and mapped elsewhere. */
+/* TLB shootdown: the other processor reads a page while it is unmapped, told, and mapped elsewhere.
+ */
 static u64 test_pd[512] __attribute__((aligned(4096)));
 static u64 test_pt[512] __attribute__((aligned(4096)));
 static u32 page_a[1024] __attribute__((aligned(4096))), page_b[1024] __attribute__((aligned(4096)));
@@ -346,7 +369,8 @@ static void test_shootdown(void)
     CHECK("rounds", shoot_done, SHOOTS);
 }
 
-/* Accessed and dirty bits set by one processor must not lose bits that the other sets by a locked operation. */
+/* Accessed and dirty bits set by one processor must not lose bits that the other sets by a locked
+ * operation. */
 static volatile u32 dirty_stop;
 
 static void dirty_theirs(void)
@@ -364,9 +388,15 @@ static void dirty_ours(void)
     u64 bit = 1ul << 9; /* a bit that is the software's */
     while (!dirty_stop) {
         u8 was;
-        __asm__ volatile("lock btsq $9, %0\n setc %1" : "+m"(test_pt[0]), "=q"(was) : : "memory", "cc");
+        __asm__ volatile("lock btsq $9, %0\n setc %1"
+                         : "+m"(test_pt[0]), "=q"(was)
+                         :
+                         : "memory", "cc");
         dirty_lost += was != 0;
-        __asm__ volatile("lock btrq $9, %0\n setc %1" : "+m"(test_pt[0]), "=q"(was) : : "memory", "cc");
+        __asm__ volatile("lock btrq $9, %0\n setc %1"
+                         : "+m"(test_pt[0]), "=q"(was)
+                         :
+                         : "memory", "cc");
         dirty_lost += was == 0;
         __asm__ volatile("lock andq $-0x61, %0" : "+m"(test_pt[0]) : : "memory", "cc");
     }
@@ -393,7 +423,7 @@ static void patch_theirs(void)
         while (patch_number < i)
             pause();
         cpuid(0, 0);
-        u32 got = ((u32 (*)(void))(u64)ADDRESS(patched))();
+        u32 got = ((u32(*)(void))(u64)ADDRESS(patched))();
         patch_wrong += got != i;
         patch_run = i;
     }

@@ -1,6 +1,6 @@
 /*
- * String instructions: every one, in all sizes, directions, repeats and address sizes, against a model in C; faults in
- * the middle and restarts; overlaps.
+ * String instructions: every one, in all sizes, directions, repeats and address sizes, against a
+ * model in C; faults in the middle and restarts; overlaps.
  *
  * Intel SDM vol. 2, MOVS, CMPS, SCAS, LODS, STOS, INS, OUTS, REP; AMD APM vol. 3, 1.2.6.
  */
@@ -13,16 +13,17 @@ static const char *const op_names[OPS] = {"MOVS", "CMPS", "STOS", "LODS", "SCAS"
 
 struct string_case {
     enum op op;
-    unsigned size;    /* 1, 2, 4, 8 */
-    unsigned bits;    /* of the address: 16, 32, 64 */
+    unsigned size; /* 1, 2, 4, 8 */
+    unsigned bits; /* of the address: 16, 32, 64 */
     enum repeat repeat;
     bool down;
-    bool legacy;      /* 32-bit code of the legacy world, else 64-bit */
+    bool legacy; /* 32-bit code of the legacy world, else 64-bit */
     u64 count;
 };
 
 /* What an instruction works on; the model has its own copy of the memory. */
-static u8 *const arena = (u8 *)LOW_DATA; /* 16-bit addresses reach it by a segment base or as 0x8000 and up */
+static u8 *const arena =
+    (u8 *)LOW_DATA; /* 16-bit addresses reach it by a segment base or as 0x8000 and up */
 #define ARENA 0x10000u
 static u8 model[ARENA];
 static const u64 source_at = 0x8000, target_at = 0x9000;
@@ -66,7 +67,8 @@ static u64 compare_flags(u64 a, u64 b, unsigned size)
     return flags | (__builtin_parity((unsigned)(r & 0xff)) ? 0 : FLAG_PF);
 }
 
-/* Changes the low `bits` of a register as an address-size write does: 32 bits clear the upper half, 16 keep it. */
+/* Changes the low `bits` of a register as an address-size write does: 32 bits clear the upper half,
+ * 16 keep it. */
 static void advance(u64 *reg, u64 by, unsigned bits)
 {
     u64 sum = *reg + by;
@@ -77,7 +79,8 @@ static void advance(u64 *reg, u64 by, unsigned bits)
 static bool model_step(const struct string_case *t, struct context *c)
 {
     u64 step = t->down ? -(u64)t->size : t->size, mask = mask_of(t->size), old = c->rax;
-    u64 source = load(model, c->rsi & 0xffff, t->size), target = load(model, c->rdi & 0xffff, t->size);
+    u64 source = load(model, c->rsi & 0xffff, t->size),
+        target = load(model, c->rdi & 0xffff, t->size);
     if (t->op == MOVS)
         store(model, c->rdi & 0xffff, t->size, source);
     if (t->op == STOS)
@@ -125,20 +128,27 @@ static void code_make(const struct string_case *t)
     scratch_set(code, len);
 }
 
-static bool same_state(const struct string_case *t, const struct context *a, const struct context *b)
+static bool same_state(const struct string_case *t, const struct context *a,
+                       const struct context *b)
 {
     u64 mask = t->legacy ? 0xffffffff : ~0ul;
-    return !((a->rax ^ b->rax) & mask) && !((a->rcx ^ b->rcx) & mask) && !((a->rsi ^ b->rsi) & mask) && !((a->rdi ^ b->rdi) & mask) &&
+    return !((a->rax ^ b->rax) & mask) && !((a->rcx ^ b->rcx) & mask) &&
+           !((a->rsi ^ b->rsi) & mask) && !((a->rdi ^ b->rdi) & mask) &&
            !((a->rflags ^ b->rflags) & (ARITHMETIC | FLAG_DF));
 }
 
 /* A failure's description: which case, and the registers. */
-static void describe(const struct string_case *t, const struct context *seen, const struct context *expected)
+static void describe(const struct string_case *t, const struct context *seen,
+                     const struct context *expected)
 {
-    static const char *const names[] = {" size ", " bits ", " repeat ", " down ", " legacy ", " count ", "\n  RAX ", " RCX ", " RSI ",
-                                        " RDI ", " RFLAGS ", "\n  not ", " ", " ", " ", " ", ", vector "};
-    const u64 values[] = {t->size, t->bits, t->repeat, t->down, t->legacy, t->count, seen->rax, seen->rcx, seen->rsi,
-                          seen->rdi, seen->rflags, expected->rax, expected->rcx, expected->rsi, expected->rdi, expected->rflags, seen->vector};
+    static const char *const names[] = {" size ",   " bits ",   " repeat ", " down ", " legacy ",
+                                        " count ",  "\n  RAX ", " RCX ",    " RSI ",  " RDI ",
+                                        " RFLAGS ", "\n  not ", " ",        " ",      " ",
+                                        " ",        ", vector "};
+    const u64 values[] = {
+        t->size,       t->bits,       t->repeat,     t->down,          t->legacy,    t->count,
+        seen->rax,     seen->rcx,     seen->rsi,     seen->rdi,        seen->rflags, expected->rax,
+        expected->rcx, expected->rsi, expected->rdi, expected->rflags, seen->vector};
     print(op_names[t->op]);
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
         print(names[i]);
@@ -153,12 +163,14 @@ static void check_case(const struct string_case *t)
     fill(arena);
     fill(model);
     code_make(t);
-    /* The arena lies at 64K-aligned LOW_DATA, so that the low 16 bits are the offset in it. 16-bit addresses need a base. */
+    /* The arena lies at 64K-aligned LOW_DATA, so that the low 16 bits are the offset in it. 16-bit
+     * addresses need a base. */
     u64 high = t->bits == 16 ? (t->legacy ? 0x12340000ul : 0x1234567812340000ul) : LOW_DATA;
     u64 back = t->down ? 32 : 0;
     c.rsi = high | (source_at + back);
     c.rdi = high | (target_at + back);
-    c.rcx = t->count | (t->bits < 64 && !t->legacy ? 0xabcd000000000000ul : 0) | (t->bits == 16 ? 0x55550000ul : 0);
+    c.rcx = t->count | (t->bits < 64 && !t->legacy ? 0xabcd000000000000ul : 0) |
+            (t->bits == 16 ? 0x55550000ul : 0);
     if (t->bits == 32 && !t->legacy)
         c.rsi |= 0x7700000000ul;
     c.rax = t->legacy ? 0x41414141 : 0x4141414141414141;
@@ -173,7 +185,8 @@ static void check_case(const struct string_case *t)
         world_legacy(&c);
     else
         world_long(&c);
-    bool good = c.vector == STOP_VECTOR && same_state(t, &c, &expected) && memory_same(arena, model, ARENA);
+    bool good =
+        c.vector == STOP_VECTOR && same_state(t, &c, &expected) && memory_same(arena, model, ARENA);
     if (!good)
         describe(t, &c, &expected);
     CHECK(op_names[t->op], good, true);
@@ -191,7 +204,8 @@ static void test_all(void)
                         for (unsigned down = 0; down < 2; down++)
                             for (unsigned i = 0; i < (repeat == NONE ? 1u : 5u); i++) {
                                 u64 count = i < 4 ? counts[i] : 40 / size;
-                                check_case(&(struct string_case){op, size, bits, repeat, down, legacy, count});
+                                check_case(&(struct string_case){op, size, bits, repeat, down,
+                                                                 legacy, count});
                             }
 }
 
@@ -228,9 +242,9 @@ static void map_big(unsigned absent, unsigned read_only)
 struct fault_case {
     const char *what;
     const u8 *code;
-    u64 rsi, rdi, rcx;       /* offsets in the mapping */
+    u64 rsi, rdi, rcx; /* offsets in the mapping */
     bool down;
-    u64 done;                /* elements before the fault */
+    u64 done; /* elements before the fault */
     u64 size, cr2, error;
 };
 
@@ -240,7 +254,8 @@ static const struct fault_case fault_cases[] = {
     {"MOVSQ, target absent", rep_movsq, 0, 4096 - 24, 20, false, 3, 8, 4096, 6},
     {"MOVSQ, target half in the absent page", rep_movsq, 0, 4096 - 20, 20, false, 2, 8, 4096, 6},
     {"MOVSB down, target absent", rep_movsb, 100, 8192 + 5, 20, true, 6, 1, 8191, 6},
-    {"MOVSQ down, target half in the absent page", rep_movsq, 200, 8192 + 12, 20, true, 2, 8, 8188, 6},
+    {"MOVSQ down, target half in the absent page", rep_movsq, 200, 8192 + 12, 20, true, 2, 8, 8188,
+     6},
     {"STOSB, absent", rep_stosb, 0, 4096 - 100, 4096, false, 100, 1, 4096, 6},
     {"STOSQ, absent", rep_stosq, 0, 8, 1000, false, 511, 8, 4096, 6},
     {"CMPSB, absent", repe_cmpsb, 4096 - 9, 4096 - 9, 100, false, 9, 1, 4096, 4},
@@ -274,7 +289,8 @@ static void test_faults(void)
         bool compare = t->code == repe_cmpsb;
         CHECK_STOP("restarted", &c);
         CHECK("RCX at the end", c.rcx, 0);
-        CHECK("RDI at the end", c.rdi, before.rdi + (target ? (t->down ? -(t->rcx * t->size) : t->rcx * t->size) : 0));
+        CHECK("RDI at the end", c.rdi,
+              before.rdi + (target ? (t->down ? -(t->rcx * t->size) : t->rcx * t->size) : 0));
         if (compare)
             CHECK("equal", c.rflags & FLAG_ZF, FLAG_ZF);
     }
@@ -324,7 +340,8 @@ static void test_crossing(void)
         world_long(&c);
         same = true;
         for (u64 i = 0; i < 200; i++)
-            same &= big[4096 - 50 + distance + i] == (u8)((4096 - 50 + i % distance) * 3 + (4096 - 50 + i % distance) / 4096);
+            same &= big[4096 - 50 + distance + i] ==
+                    (u8)((4096 - 50 + i % distance) * 3 + (4096 - 50 + i % distance) / 4096);
         CHECK("MOVSB forward repeats the pattern", same, true);
         map_big(9, 9);
         c = context_user(rep_movsq);

@@ -19,9 +19,11 @@ CODE32(y_sysenter32, "sysenter" STOP);
 CODE64(y_sysexit, "sysexitl");
 CODE64(y_sysexitq, "sysexitq");
 CODE64(y_swapgs, "swapgs\n mov %gs:0, %rax\n swapgs\n mov %gs:0, %rcx" STOP);
-CODE64(y_wrfs, "wrfsbase %rax\n rdfsbase %rbx\n mov %fs:0, %rcx\n wrgsbase %rdx\n rdgsbase %rsi\n wrfsbase %edi\n rdfsbase %rdi" STOP);
+CODE64(y_wrfs, "wrfsbase %rax\n rdfsbase %rbx\n mov %fs:0, %rcx\n wrgsbase %rdx\n rdgsbase %rsi\n "
+               "wrfsbase %edi\n rdfsbase %rdi" STOP);
 CODE64(y_wrfs_bad, "wrfsbase %rax" STOP);
-CODE64(y_loadfs, "mov $0x23, %ecx\n mov %ecx, %fs\n rdfsbase %rax\n xor %ecx, %ecx\n mov %ecx, %fs\n rdfsbase %rbx" STOP);
+CODE64(y_loadfs, "mov $0x23, %ecx\n mov %ecx, %fs\n rdfsbase %rax\n xor %ecx, %ecx\n mov %ecx, "
+                 "%fs\n rdfsbase %rbx" STOP);
 static u64 words[4] = {0x1111, 0x2222, 0x3333, 0x4444};
 
 static void syscall_init(void)
@@ -170,7 +172,8 @@ static void test_sysenter_legacy(void)
     wrmsr(MSR_SYSENTER_CS, SEL_KCODE32);
     wrmsr(MSR_SYSENTER_ESP, ADDRESS(other_stack_top) - 64);
     wrmsr(MSR_SYSENTER_EIP, ADDRESS(y_entry32));
-    gdt[SEL_KCODE32 / 8 + 1] = segment(0, 0xfffff, 0xc093); /* what SYSENTER takes as its stack segment */
+    gdt[SEL_KCODE32 / 8 + 1] =
+        segment(0, 0xfffff, 0xc093); /* what SYSENTER takes as its stack segment */
     struct context c = context_legacy_user(y_sysenter32);
     world_legacy(&c);
     CHECK_STOP("enters", &c);
@@ -245,8 +248,13 @@ static void test_msrs(void)
         const char *what;
         u32 msr;
     } canonical[] = {
-        {"LSTAR", MSR_LSTAR}, {"CSTAR", MSR_CSTAR}, {"FS_BASE", MSR_FS_BASE}, {"GS_BASE", MSR_GS_BASE},
-        {"KERNEL_GS_BASE", MSR_KERNEL_GS_BASE}, {"SYSENTER_ESP", MSR_SYSENTER_ESP}, {"SYSENTER_EIP", MSR_SYSENTER_EIP},
+        {"LSTAR", MSR_LSTAR},
+        {"CSTAR", MSR_CSTAR},
+        {"FS_BASE", MSR_FS_BASE},
+        {"GS_BASE", MSR_GS_BASE},
+        {"KERNEL_GS_BASE", MSR_KERNEL_GS_BASE},
+        {"SYSENTER_ESP", MSR_SYSENTER_ESP},
+        {"SYSENTER_EIP", MSR_SYSENTER_EIP},
     };
     part("MSRs");
     for (size_t i = 0; i < sizeof(canonical) / sizeof(canonical[0]); i++) {

@@ -1,12 +1,13 @@
 /*
- * 32-bit task switches (JMP, CALL, IRET, interrupt and task gates), their faults, NT and backlinks, the I/O map.
+ * 32-bit task switches (JMP, CALL, IRET, interrupt and task gates), their faults, NT and backlinks,
+ * the I/O map.
  *
  * Intel SDM vol. 3, 7; vol. 1, 18.5.2 (I/O permission bit map); AMD APM vol. 2, 12.
  */
 #include "world.h"
 
 enum slot {
-    TSS_A = SEL_FREE,      /* the task that tests switch to */
+    TSS_A = SEL_FREE, /* the task that tests switch to */
     TSS_BUSY = TSS_A + 8,
     TSS_ABSENT = TSS_BUSY + 8,
     TSS_SHORT = TSS_ABSENT + 8,
@@ -223,7 +224,8 @@ static void test_faults(void)
         {"LDT is data", SEL_KCODE32, SEL_KDATA, SEL_KDATA, SEL_KDATA, TS, SEL_KDATA},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        /* The fault comes in the new task, whose stack may not be loaded: by a task gate back to a third TSS. */
+        /* The fault comes in the new task, whose stack may not be loaded: by a task gate back to a
+         * third TSS. */
         static struct tss32 rescue;
         tables_reset(k_target);
         memory_copy(&rescue, &task, sizeof(task));

@@ -1,18 +1,19 @@
 /*
- * Timers: local APIC (one-shot, periodic, TSC deadline), x2APIC, PIT by the 8259s and by the I/O APIC, HPET, RTC.
+ * Timers: local APIC (one-shot, periodic, TSC deadline), x2APIC, PIT by the 8259s and by the I/O
+ * APIC, HPET, RTC.
  *
- * Intel SDM vol. 3, 10.5.4 and 10.12; Intel 8254 and 8259A data sheets; IA-PC HPET 1.0a; MC146818A data sheet.
- * Only order and rough proportion of times are checked: the host may be busy.
+ * Intel SDM vol. 3, 10.5.4 and 10.12; Intel 8254 and 8259A data sheets; IA-PC HPET 1.0a; MC146818A
+ * data sheet. Only order and rough proportion of times are checked: the host may be busy.
  */
 #include "apic.h"
 #include "world.h"
 
 #define TIMER_VECTOR 0x91
-#define PIC_BASE 0xa0 /* IRQ 0-15 of the 8259s: vectors 0xa0-0xaf */
-#define IOAPIC 0xfec00000ul
-#define HPET 0xfed00000ul
+#define PIC_BASE     0xa0 /* IRQ 0-15 of the 8259s: vectors 0xa0-0xaf */
+#define IOAPIC       0xfec00000ul
+#define HPET         0xfed00000ul
 #define TSC_DEADLINE 0x6e0
-#define X2APIC(reg) (0x800 + ((reg) >> 4))
+#define X2APIC(reg)  (0x800 + ((reg) >> 4))
 
 CODE64(m_wait, "sti\n 1: pause\n dec %rcx\n jnz 1b\n cli" STOP);
 
@@ -25,7 +26,7 @@ static u64 wait_any(u64 rounds)
     return c.vector;
 }
 
-#define LONG_WAIT 100000000ul
+#define LONG_WAIT  100000000ul
 #define SHORT_WAIT 200000ul
 
 static void ioapic_write(u32 reg, u32 value)
@@ -86,7 +87,8 @@ static void test_apic_timer(void)
             ;
         spans[i] = 0xffffffff - apic_read(APIC_TIMER_CURRENT);
     }
-    CHECK("divide by 128 is 30 to 500 times slower", spans[0] > spans[1] * 30 && spans[0] < spans[1] * 500, true);
+    CHECK("divide by 128 is 30 to 500 times slower",
+          spans[0] > spans[1] * 30 && spans[0] < spans[1] * 500, true);
     apic_write(APIC_TIMER_INITIAL, 0);
     apic_write(APIC_TIMER_DIVIDE, 0xb);
     apic_write(APIC_LVT_TIMER, 1u << 16);

@@ -6,21 +6,21 @@
 
 #include "guest.h"
 
-#define APIC_PAGE 0xfee00000ul
-#define APIC_ID 0x20
-#define APIC_VERSION 0x30
-#define APIC_TPR 0x80
-#define APIC_EOI 0xb0
-#define APIC_SVR 0xf0
-#define APIC_ISR 0x100
-#define APIC_IRR 0x200
-#define APIC_ICR 0x300
-#define APIC_ICR_HIGH 0x310
-#define APIC_LVT_TIMER 0x320
-#define APIC_LVT_LINT0 0x350
+#define APIC_PAGE          0xfee00000ul
+#define APIC_ID            0x20
+#define APIC_VERSION       0x30
+#define APIC_TPR           0x80
+#define APIC_EOI           0xb0
+#define APIC_SVR           0xf0
+#define APIC_ISR           0x100
+#define APIC_IRR           0x200
+#define APIC_ICR           0x300
+#define APIC_ICR_HIGH      0x310
+#define APIC_LVT_TIMER     0x320
+#define APIC_LVT_LINT0     0x350
 #define APIC_TIMER_INITIAL 0x380
 #define APIC_TIMER_CURRENT 0x390
-#define APIC_TIMER_DIVIDE 0x3e0
+#define APIC_TIMER_DIVIDE  0x3e0
 
 static inline u32 apic_read(u32 reg)
 {
@@ -52,10 +52,10 @@ static inline void apic_send(u32 id, u32 command)
         pause();
 }
 
-#define ICR_SELF (1u << 18)
-#define ICR_NMI 0x400u
-#define ICR_INIT 0x500u
+#define ICR_SELF    (1u << 18)
+#define ICR_NMI     0x400u
+#define ICR_INIT    0x500u
 #define ICR_STARTUP 0x600u
-#define ICR_ASSERT (1u << 14)
+#define ICR_ASSERT  (1u << 14)
 
 #endif

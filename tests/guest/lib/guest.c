@@ -194,26 +194,42 @@ void *memcpy(void *restrict to, const void *restrict from, size_t len)
     return memory_copy(to, from, len);
 }
 
-/* Where CPUID shows a feature: leaf (bit 31 for the extended range kept), register 0-3 = eax..edx, bit. */
+/* Where CPUID shows a feature: leaf (bit 31 for the extended range kept), register 0-3 = eax..edx,
+ * bit. */
 static const struct feature_bit {
     u32 leaf, subleaf;
     u8 reg, bit;
 } feature_bits[] = {
-    [FEATURE_MONITOR] = {1, 0, 2, 3},        [FEATURE_PCID] = {1, 0, 2, 17},
-    [FEATURE_X2APIC] = {1, 0, 2, 21},        [FEATURE_MOVBE] = {1, 0, 2, 22},
-    [FEATURE_POPCNT] = {1, 0, 2, 23},        [FEATURE_TSC_DEADLINE] = {1, 0, 2, 24},
-    [FEATURE_XSAVE] = {1, 0, 2, 26},         [FEATURE_SSE42] = {1, 0, 2, 20},
-    [FEATURE_CX16] = {1, 0, 2, 13},          [FEATURE_AVX] = {1, 0, 2, 28},
-    [FEATURE_FSGSBASE] = {7, 0, 1, 0},       [FEATURE_BMI1] = {7, 0, 1, 3},
-    [FEATURE_BMI2] = {7, 0, 1, 8},           [FEATURE_SMEP] = {7, 0, 1, 7},
-    [FEATURE_SMAP] = {7, 0, 1, 20},          [FEATURE_INVPCID] = {7, 0, 1, 10},
-    [FEATURE_UMIP] = {7, 0, 2, 2},           [FEATURE_LZCNT] = {0x80000001, 0, 2, 5},
-    [FEATURE_NX] = {0x80000001, 0, 3, 20},   [FEATURE_PAGE1G] = {0x80000001, 0, 3, 26},
-    [FEATURE_RDTSCP] = {0x80000001, 0, 3, 27}, [FEATURE_XSAVEOPT] = {13, 1, 0, 0},
-    [FEATURE_SYSCALL] = {0x80000001, 0, 3, 11}, [FEATURE_PKU] = {7, 0, 2, 3},
-    [FEATURE_LA57] = {7, 0, 2, 16},          [FEATURE_SEP] = {1, 0, 3, 11},
-    [FEATURE_ADX] = {7, 0, 1, 19},           [FEATURE_XSAVEC] = {13, 1, 0, 1},
-    [FEATURE_RDPID] = {7, 0, 2, 22},         [FEATURE_LAHF] = {0x80000001, 0, 2, 0},
+    [FEATURE_MONITOR] = {1, 0, 2, 3},
+    [FEATURE_PCID] = {1, 0, 2, 17},
+    [FEATURE_X2APIC] = {1, 0, 2, 21},
+    [FEATURE_MOVBE] = {1, 0, 2, 22},
+    [FEATURE_POPCNT] = {1, 0, 2, 23},
+    [FEATURE_TSC_DEADLINE] = {1, 0, 2, 24},
+    [FEATURE_XSAVE] = {1, 0, 2, 26},
+    [FEATURE_SSE42] = {1, 0, 2, 20},
+    [FEATURE_CX16] = {1, 0, 2, 13},
+    [FEATURE_AVX] = {1, 0, 2, 28},
+    [FEATURE_FSGSBASE] = {7, 0, 1, 0},
+    [FEATURE_BMI1] = {7, 0, 1, 3},
+    [FEATURE_BMI2] = {7, 0, 1, 8},
+    [FEATURE_SMEP] = {7, 0, 1, 7},
+    [FEATURE_SMAP] = {7, 0, 1, 20},
+    [FEATURE_INVPCID] = {7, 0, 1, 10},
+    [FEATURE_UMIP] = {7, 0, 2, 2},
+    [FEATURE_LZCNT] = {0x80000001, 0, 2, 5},
+    [FEATURE_NX] = {0x80000001, 0, 3, 20},
+    [FEATURE_PAGE1G] = {0x80000001, 0, 3, 26},
+    [FEATURE_RDTSCP] = {0x80000001, 0, 3, 27},
+    [FEATURE_XSAVEOPT] = {13, 1, 0, 0},
+    [FEATURE_SYSCALL] = {0x80000001, 0, 3, 11},
+    [FEATURE_PKU] = {7, 0, 2, 3},
+    [FEATURE_LA57] = {7, 0, 2, 16},
+    [FEATURE_SEP] = {1, 0, 3, 11},
+    [FEATURE_ADX] = {7, 0, 1, 19},
+    [FEATURE_XSAVEC] = {13, 1, 0, 1},
+    [FEATURE_RDPID] = {7, 0, 2, 22},
+    [FEATURE_LAHF] = {0x80000001, 0, 2, 0},
 };
 
 bool has(enum feature feature)

@@ -1,7 +1,8 @@
 /* Descriptor tables, contexts and runs. See world.h. */
 #include "world.h"
 
-#define SAME_OFFSET(field, number) _Static_assert(offsetof(struct context, field) == (number), #field)
+#define SAME_OFFSET(field, number)                                                                 \
+    _Static_assert(offsetof(struct context, field) == (number), #field)
 SAME_OFFSET(r8, CTX_R8);
 SAME_OFFSET(rip, CTX_RIP);
 SAME_OFFSET(gs, CTX_GS);
@@ -33,8 +34,9 @@ void world_real_enter(void);
 _Noreturn void guest_start(void);
 extern u8 low_start[], low_end[], real_stubs[];
 
-#define STACK(name)                                                                                                    \
-    __asm__(".pushsection .bss\n.balign 4096\n.fill 8192\n.globl " #name "\n" #name ":\n.popsection\n")
+#define STACK(name)                                                                                \
+    __asm__(".pushsection .bss\n.balign 4096\n.fill 8192\n.globl " #name "\n" #name                \
+            ":\n.popsection\n")
 STACK(test_stack_top);
 STACK(trap_stack_top);
 STACK(other_stack_top);
@@ -48,7 +50,8 @@ u64 segment(u32 base, u32 limit, u16 flags)
 void long_gate_set(u64 vector, const void *handler, u8 type, u8 ist)
 {
     u64 to = ADDRESS(handler);
-    long_idt[vector] = (struct gate64){(u16)to, SEL_KCODE64, ist, type, (u16)(to >> 16), (u32)(to >> 32), 0};
+    long_idt[vector] =
+        (struct gate64){(u16)to, SEL_KCODE64, ist, type, (u16)(to >> 16), (u32)(to >> 32), 0};
 }
 
 void long_gate_reset(u64 vector)
@@ -72,7 +75,8 @@ void legacy_reset(void)
     legacy_ldt = 0;
     for (u64 i = 0; i < 256; i++) {
         bool user = i >= 0x80 || i == BP || i == OF;
-        legacy_idt[i] = legacy_gate(SEL_KCODE32, (u32)ADDRESS(legacy_stubs) + (u32)i * 16, user ? 0xee : 0x8e);
+        legacy_idt[i] =
+            legacy_gate(SEL_KCODE32, (u32)ADDRESS(legacy_stubs) + (u32)i * 16, user ? 0xee : 0x8e);
     }
     memory_set(&tss32, 0, sizeof(tss32));
     tss32.esp0 = (u32)ADDRESS(other_stack_top);
@@ -94,7 +98,10 @@ static void long_reset(void)
     gdt[SEL_TSS64 / 8 + 1] = 0;
     long_idtr = (struct table_register){sizeof(long_idt) - 1, ADDRESS(long_idt)};
     legacy_idtr = (struct table_register){sizeof(legacy_idt) - 1, ADDRESS(legacy_idt)};
-    __asm__ volatile("lidt %0; ltr %w1; lldt %w2" : : "m"(long_idtr), "r"(SEL_TSS64), "r"(0) : "memory");
+    __asm__ volatile("lidt %0; ltr %w1; lldt %w2"
+                     :
+                     : "m"(long_idtr), "r"(SEL_TSS64), "r"(0)
+                     : "memory");
 }
 
 /* The real world's vector table (at 0) and the code below 1 MiB. */
@@ -124,14 +131,24 @@ _Noreturn void guest_start(void)
 
 struct context context_kernel(const void *code)
 {
-    return (struct context){.rip = ADDRESS(code), .rflags = FLAG_ONE, .rsp = ADDRESS(test_stack_top), .cs = SEL_KCODE64,
-                            .ss = SEL_KDATA, .ds = SEL_KDATA, .es = SEL_KDATA};
+    return (struct context){.rip = ADDRESS(code),
+                            .rflags = FLAG_ONE,
+                            .rsp = ADDRESS(test_stack_top),
+                            .cs = SEL_KCODE64,
+                            .ss = SEL_KDATA,
+                            .ds = SEL_KDATA,
+                            .es = SEL_KDATA};
 }
 
 struct context context_user(const void *code)
 {
-    return (struct context){.rip = USER(code), .rflags = FLAG_ONE, .rsp = USER(test_stack_top), .cs = SEL_UCODE64,
-                            .ss = SEL_UDATA, .ds = SEL_UDATA, .es = SEL_UDATA};
+    return (struct context){.rip = USER(code),
+                            .rflags = FLAG_ONE,
+                            .rsp = USER(test_stack_top),
+                            .cs = SEL_UCODE64,
+                            .ss = SEL_UDATA,
+                            .ds = SEL_UDATA,
+                            .es = SEL_UDATA};
 }
 
 struct context context_compat(const void *code)
@@ -149,7 +166,8 @@ struct context context_legacy(const void *code)
     return c;
 }
 
-/* Ring 3 of the legacy world: without paging there is no user's view, the addresses are the image's own. */
+/* Ring 3 of the legacy world: without paging there is no user's view, the addresses are the image's
+ * own. */
 struct context context_legacy_user(const void *code)
 {
     struct context c = context_legacy(code);
@@ -160,8 +178,14 @@ struct context context_legacy_user(const void *code)
 
 struct context context_real(void)
 {
-    return (struct context){.cs = LOW_TEST >> 4, .ds = LOW_DATA >> 4, .es = LOW_DATA >> 4, .fs = LOW_DATA >> 4,
-                            .gs = LOW_DATA >> 4, .ss = LOW_STACK >> 4, .rsp = 0x1000, .rflags = FLAG_ONE};
+    return (struct context){.cs = LOW_TEST >> 4,
+                            .ds = LOW_DATA >> 4,
+                            .es = LOW_DATA >> 4,
+                            .fs = LOW_DATA >> 4,
+                            .gs = LOW_DATA >> 4,
+                            .ss = LOW_STACK >> 4,
+                            .rsp = 0x1000,
+                            .rflags = FLAG_ONE};
 }
 
 struct context context_v86(u64 flags)
@@ -248,7 +272,8 @@ static const char *trap_field_name(const char *what, unsigned field)
     return text;
 }
 
-void check_trap(const char *file, int line, const char *what, const struct context *c, u64 vector, u64 error, u64 rip)
+void check_trap(const char *file, int line, const char *what, const struct context *c, u64 vector,
+                u64 error, u64 rip)
 {
     u64 all_seen = c->vector;
     unsigned field = 0;
@@ -311,7 +336,10 @@ u64 xsetbv_safe(u32 index, u64 value)
 
 u64 cr_write_safe(unsigned cr, u64 value)
 {
-    struct context c = context_kernel(cr == 0 ? code_cr0 : cr == 3 ? code_cr3 : cr == 4 ? code_cr4 : code_cr8);
+    struct context c = context_kernel(cr == 0   ? code_cr0
+                                      : cr == 3 ? code_cr3
+                                      : cr == 4 ? code_cr4
+                                                : code_cr8);
     c.rax = value;
     world_long(&c);
     return c.vector;
