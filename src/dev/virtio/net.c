@@ -37,6 +37,8 @@
 #define NET_CTRL_OK       0
 #define NET_CTRL_ERR      1
 #define NET_CTRL_RX_MODES 6u
+#define NET_CTRL_MAC      1u
+#define NET_CTRL_MAC_SET  0u /* the table */
 
 struct virtio_net {
     struct virtio_device device;
@@ -208,13 +210,17 @@ static void net_writable(void *opaque)
 
 /* ---- control ---- */
 
-/* Receive modes are accepted and need nothing: the card passes every frame it is sent. */
+/* Receive modes and address filters (both belong to VIRTIO_NET_F_CTRL_RX) are accepted and need
+ * nothing: the card passes every frame it is sent, which 5.1.6.5.2 allows. */
 static uint8_t ctrl_command(struct virtio_net *net)
 {
     uint8_t command[2] = {0xff, 0xff};
+    bool known;
 
     virtq_chain_read(&net->chain, 0, command, sizeof command);
-    return command[0] == NET_CTRL_RX && command[1] < NET_CTRL_RX_MODES ? NET_CTRL_OK : NET_CTRL_ERR;
+    known = (command[0] == NET_CTRL_RX && command[1] < NET_CTRL_RX_MODES) ||
+            (command[0] == NET_CTRL_MAC && command[1] == NET_CTRL_MAC_SET);
+    return known ? NET_CTRL_OK : NET_CTRL_ERR;
 }
 
 static void ctrl_notify(struct virtio_net *net)

@@ -679,6 +679,36 @@ static void test_net_link(struct test *t)
     guest_free(&n.guest);
 }
 
+static int net_control(struct net_guest *n, struct guest_ring *ring, uint8_t class, uint8_t command)
+{
+    const struct guest_buffer chain[2] = {{DATA, 2, false}, {STATUS, 1, true}};
+    const uint8_t bytes[2] = {class, command};
+    uint8_t answer = 0xee;
+
+    if (mem_write(n->guest.mem, DATA, bytes, 2) < 0)
+        return -1;
+    guest_post(ring, chain, 2);
+    guest_kick(ring);
+    if (guest_wait(ring) != 1 || mem_read(n->guest.mem, STATUS, &answer, 1) < 0)
+        return -1;
+    return answer;
+}
+
+static void test_net_control(struct test *t)
+{
+    struct net_guest n;
+    struct guest_ring ring;
+
+    if (!net_guest_new(t, &n, VIRTIO_BIT(17) | VIRTIO_BIT(18)))
+        return;
+    guest_ring_init(&n.device, 2, 16, &ring);
+    CHECK_EQ(t, net_control(&n, &ring, 0, 0), 0); /* promiscuous */
+    CHECK_EQ(t, net_control(&n, &ring, 1, 0), 0); /* an address table */
+    CHECK_EQ(t, net_control(&n, &ring, 0, 6), 1);
+    CHECK_EQ(t, net_control(&n, &ring, 4, 0), 1); /* queue pairs: not offered */
+    guest_free(&n.guest);
+}
+
 int main(void)
 {
     struct test t = {0};
@@ -705,5 +735,6 @@ int main(void)
     TEST_RUN(&t, test_net_receive_single);
     TEST_RUN(&t, test_net_transmit);
     TEST_RUN(&t, test_net_link);
+    TEST_RUN(&t, test_net_control);
     return test_end(&t);
 }
