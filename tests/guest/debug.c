@@ -150,6 +150,41 @@ static void test_data(void)
     debug_reset();
 }
 
+CODE64(d_mov_ss, "mov (%rdi), %ss\n nop\n" LABEL(d_mov_ss_at) "nop" STOP);
+CODE64(d_mov_ss_int, "mov (%rdi), %ss\n int $0x84" STOP);
+CODE64(d_mov_ss_handler, LABEL(d_mov_ss_entry) "nop" STOP);
+CODE64(d_mov_ss_user, "mov (%rdi), %ss\n int $0x84" STOP);
+LABEL_OF(d_mov_ss_at);
+LABEL_OF(d_mov_ss_entry);
+
+/* A data breakpoint on MOV SS waits for the end of the next instruction (SDM vol. 3, 6.8.3). */
+static void test_mov_ss(void)
+{
+    static u16 selector = SEL_KDATA, user_selector = SEL_UDATA;
+    part("breakpoint on MOV SS");
+    dr0_set(ADDRESS(&selector));
+    struct context c = run_with(d_mov_ss, dr7_of(0, ACCESS, 2), ADDRESS(&selector), 0);
+    tcg_wrong("TCG does not hold it off");
+    check_hit("after the next instruction", &c, true, ADDRESS(d_mov_ss_at), 1);
+    long_gate_set(0x84, d_mov_ss_handler, 0xee, 2);
+    c = run_with(d_mov_ss_int, dr7_of(0, ACCESS, 2), ADDRESS(&selector), 0);
+    tcg_wrong_begin("TCG does not hold it off");
+    check_hit("over INT n: at the handler's first instruction", &c, true, ADDRESS(d_mov_ss_entry),
+              1);
+    dr0_set(USER(&user_selector));
+    c = context_user(d_mov_ss_user);
+    c.rdi = USER(&user_selector);
+    dr6_set(DR6_IDLE);
+    dr7_set(DR7_IDLE | dr7_of(0, ACCESS, 2));
+    world_long(&c);
+    dr7_set(DR7_IDLE);
+    check_hit("from ring 3: in the kernel", &c, true, ADDRESS(d_mov_ss_entry), 1);
+    CHECK("CPL", c.cs & 3, 0);
+    tcg_wrong_end();
+    long_gate_reset(0x84);
+    debug_reset();
+}
+
 static void test_execute(void)
 {
     part("instruction breakpoints");
@@ -349,6 +384,7 @@ void guest_main(void)
 {
     debug_reset();
     test_data();
+    test_mov_ss();
     test_execute();
     test_io();
     test_step();

@@ -193,6 +193,56 @@ static void test_alignment(void)
     CHECK_STOP("without CR0.AM", &c);
 }
 
+CODE64(a_word, "mov 1(%rdi), %ax" STOP);
+CODE64(a_dword, "mov 2(%rdi), %eax" STOP);
+CODE64(a_quad, "mov 4(%rdi), %rax" STOP);
+CODE64(a_byte, "mov 1(%rdi), %al" STOP);
+CODE64(a_store, "mov %eax, 1(%rdi)" STOP);
+CODE64(a_push, "lea -4(%rsp), %rsp\n push %rax" STOP);
+CODE64(a_movups, "movups 1(%rdi), %xmm0" STOP);
+CODE64(a_absent, "mov %rdi, %rax\n mov $0x90000001, %edi\n mov (%rdi), %eax" STOP);
+CODE64(a_lods, "lea 1(%rdi), %rsi\n lodsl" STOP);
+
+/* SDM vol. 3, table 6-7: what each size must be aligned to; the page fault of the access comes
+ * after. */
+static void test_alignment_sizes(void)
+{
+    static const struct {
+        const char *what;
+        const u8 *code;
+        u64 vector, offset;
+    } cases[] = {
+        {"word", a_word, AC, 0},
+        {"dword", a_dword, AC, 0},
+        {"quadword", a_quad, AC, 0},
+        {"byte", a_byte, STOP_VECTOR, 0},
+        {"store", a_store, AC, 0},
+        {"PUSH", a_push, AC, 5},
+        {"MOVUPS", a_movups, STOP_VECTOR, 0},
+        {"absent page: #AC first", a_absent, AC, 8},
+        {"LODSD", a_lods, AC, 4},
+    };
+    static u64 words[4];
+    part("alignment check, sizes");
+    u64 cr4 = cr4_get();
+    cr0_set(cr0_get() | CR0_AM);
+    cr4_set(cr4 | CR4_OSFXSR);
+    tcg_wrong_begin("TCG has no alignment checks");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct context c = context_user(cases[i].code);
+        c.rdi = USER(words);
+        c.rflags |= FLAG_AC;
+        world_long(&c);
+        if (cases[i].vector == STOP_VECTOR)
+            CHECK_STOP(cases[i].what, &c);
+        else
+            CHECK_TRAP(cases[i].what, &c, AC, 0, USER(cases[i].code) + cases[i].offset);
+    }
+    tcg_wrong_end();
+    cr0_set(cr0_get() & ~CR0_AM);
+    cr4_set(cr4);
+}
+
 static struct context run_selector(const u8 *code, u64 selector)
 {
     struct context c = context_kernel(code);
@@ -431,6 +481,7 @@ void guest_main(void)
     test_branches();
     test_fpu();
     test_alignment();
+    test_alignment_sizes();
     test_selectors();
     test_compat();
     test_delivery();

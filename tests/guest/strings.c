@@ -28,14 +28,23 @@ static u8 *const arena =
 static u8 model[ARENA];
 static const u64 source_at = 0x8000, target_at = 0x9000;
 
-static void fill(u8 *to)
+/* What the cases against the model can reach. */
+#define WINDOW       0x7f00u
+#define WINDOW_BYTES 0x1300u
+
+static void fill_range(u8 *to, u32 from, u32 len)
 {
-    for (u32 i = 0; i < ARENA; i++)
+    for (u32 i = from; i < from + len; i++)
         to[i] = (u8)(i * 7 + (i >> 8));
     /* Equal beginnings, for CMPS and SCAS to run over. */
     for (u32 i = 0; i < 40; i++)
         to[target_at + i] = to[source_at + i] = 0x41;
     to[target_at + 24] = 0x42;
+}
+
+static void fill(u8 *to)
+{
+    fill_range(to, 0, ARENA);
 }
 
 static u64 load(const u8 *memory, u64 at, unsigned size)
@@ -160,8 +169,8 @@ static void describe(const struct string_case *t, const struct context *seen,
 static void check_case(const struct string_case *t)
 {
     struct context c = t->legacy ? context_legacy(scratch_code) : context_kernel(scratch_code);
-    fill(arena);
-    fill(model);
+    fill_range(arena, WINDOW, WINDOW_BYTES);
+    fill_range(model, WINDOW, WINDOW_BYTES);
     code_make(t);
     /* The arena lies at 64K-aligned LOW_DATA, so that the low 16 bits are the offset in it. 16-bit
      * addresses need a base. */
@@ -185,8 +194,8 @@ static void check_case(const struct string_case *t)
         world_legacy(&c);
     else
         world_long(&c);
-    bool good =
-        c.vector == STOP_VECTOR && same_state(t, &c, &expected) && memory_same(arena, model, ARENA);
+    bool good = c.vector == STOP_VECTOR && same_state(t, &c, &expected) &&
+                memory_same(arena + WINDOW, model + WINDOW, WINDOW_BYTES);
     if (!good)
         describe(t, &c, &expected);
     CHECK(op_names[t->op], good, true);
@@ -427,6 +436,60 @@ static void test_ports(void)
     outb(0xa1, 0xff);
 }
 
+CODE64(outsl_up, "outsl" STOP);
+CODE64(insl_up, "insl" STOP);
+CODE64(rep_insw, "rep insw" STOP);
+CODE64(outsl_addr32, "addr32 outsl" STOP);
+CODE64(outsl_gs, "outsl %gs:(%rsi), %dx" STOP);
+
+/* The PCI address register (0xcf8) keeps a dword; 0xcfc then shows the host bridge's IDs. */
+static void test_wide_ports(void)
+{
+    part("INS and OUTS of words and dwords");
+    static u32 value = 0x80000000;
+    struct context c = context_kernel(outsl_up);
+    c.rsi = ADDRESS(&value);
+    c.rdx = 0xcf8;
+    outl(0xcf8, 0);
+    world_long(&c);
+    CHECK_STOP("OUTSD", &c);
+    CHECK("RSI", c.rsi, ADDRESS(&value) + 4);
+    CHECK("the port's value", inl(0xcf8), 0x80000000);
+    c = context_kernel(insl_up);
+    c.rdi = ADDRESS(big) + 3;
+    c.rdx = 0xcf8;
+    memory_set(big, 0, 16);
+    world_long(&c);
+    CHECK_STOP("INSD", &c);
+    CHECK("RDI", c.rdi, ADDRESS(big) + 7);
+    CHECK("dword", load(big, 3, 8), 0x80000000);
+    c = context_kernel(rep_insw);
+    c.rdi = ADDRESS(big);
+    c.rcx = 2;
+    c.rdx = 0xcfc;
+    world_long(&c);
+    CHECK_STOP("REP INSW", &c);
+    u64 id = inl(0xcfc) & 0xffff;
+    CHECK("words", load(big, 0, 4), id << 16 | id);
+    c = context_kernel(outsl_addr32);
+    c.rsi = 0xabcd00000000 | ADDRESS(&value);
+    c.rdx = 0xcf8;
+    outl(0xcf8, 0);
+    world_long(&c);
+    CHECK_STOP("OUTSD by ESI", &c);
+    CHECK("ESI, upper half cleared", c.rsi, ADDRESS(&value) + 4);
+    CHECK("the port's value", inl(0xcf8), 0x80000000);
+    wrmsr(MSR_GS_BASE, ADDRESS(&value) - 0x1000);
+    c = context_kernel(outsl_gs);
+    c.rsi = 0x1000;
+    c.rdx = 0xcf8;
+    outl(0xcf8, 0);
+    world_long(&c);
+    wrmsr(MSR_GS_BASE, 0);
+    CHECK_STOP("OUTSD by GS", &c);
+    CHECK("the port's value", inl(0xcf8), 0x80000000);
+}
+
 CODE16(real_wrap, "cld\n rep movsb" STOP);
 CODE16(real_wrap_down, "std\n rep stosw" STOP);
 
@@ -466,5 +529,6 @@ void guest_main(void)
     test_crossing();
     test_segments();
     test_ports();
+    test_wide_ports();
     test_wrap();
 }

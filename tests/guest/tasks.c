@@ -185,6 +185,22 @@ static void check_switch_fault(const char *what, u16 selector, u64 vector, u64 e
     CHECK_TRAP(what, &c, vector, error, ADDRESS(k_jmp));
 }
 
+/* The T bit of a TSS: a debug exception before the task's first instruction, DR6.BT set. */
+static void test_debug_trap(void)
+{
+    part("T bit of the TSS");
+    tables_reset(k_target);
+    task.trap = 1;
+    dr6_set(0xffff0ff0);
+    struct context c = switch_run(k_jmp, TSS_A);
+    tcg_wrong_begin("TCG ignores the T bit");
+    CHECK_TRAP("JMP to it", &c, DB, NO_ERROR, ADDRESS(k_target));
+    CHECK("DR6.BT", dr6_get() & 0xe00f, 0x8000);
+    tcg_wrong_end();
+    dr6_set(0xffff0ff0);
+    legacy_reset();
+}
+
 static void test_faults(void)
 {
     part("faults before the switch");
@@ -339,6 +355,7 @@ void guest_main(void)
 {
     test_switches();
     test_interrupt_gates();
+    test_debug_trap();
     test_faults();
     test_io_map();
 }
