@@ -328,7 +328,8 @@ static _Noreturn void simd_raise(struct soft_vcpu *c, uint32_t flags)
 /* Everything was executed with exceptions masked; what would the unmasked ones have done? (DPPS and
  * DPPD multiply, then add: a processor stops after the multiplication, here the flags of both
  * are reported. With an unmasked overflow or underflow PE says whether the result would be inexact
- * with unbounded exponents; here it is as if masked.) */
+ * with unbounded exponents; here it is as if masked. Half-precision arithmetic with unmasked
+ * exceptions may also differ in which of several is reported.) */
 static void simd_check(struct run *r, uint32_t unmasked, uint32_t tiny)
 {
     uint32_t raised = r->raised;

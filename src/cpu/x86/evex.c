@@ -51,6 +51,7 @@ enum element { E1, E2, E4, E8, EW /* 4 or 8 by W */ };
 #define GFNI   X86_FEATURE_GFNI
 #define VAES   X86_FEATURE_VAES
 #define CLMUL  X86_FEATURE_VPCLMULQDQ
+#define FP16   X86_FEATURE_AVX512FP16
 
 /* Flags: the public ones and these. */
 #define BC  0x01000000u /* memory may be broadcast */
@@ -61,6 +62,7 @@ enum element { E1, E2, E4, E8, EW /* 4 or 8 by W */ };
 #define CP  0x20000000u /* compressed in memory */
 #define Q64 0x40000000u /* VSIB with 8-byte indexes */
 #define NW  0x80000000u /* W does not widen the general register */
+#define CX  0x00800000u /* complex multiplication: the destination must not be a source */
 #define IM  X86_VECTOR_IMMEDIATE
 #define FP  X86_VECTOR_MXCSR
 #define FL  X86_VECTOR_FLAGS
@@ -421,8 +423,10 @@ static const struct entry entries[] = {
     {3, 0x04, P66, W0, ANY, RM, MV, EW, F512, LALL, BC|NF|IM},
     {3, 0x05, P66, W1, ANY, RM, MV, EW, F512, LALL, BC|NF|IM},
     {3, 0x08, P66, W0, ANY, RM, MV, EW, F512, LALL, BC|ER|FP|IM},
+    {3, 0x08, NP, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP|IM},
     {3, 0x09, P66, W1, ANY, RM, MV, EW, F512, LALL, BC|ER|FP|IM},
     {3, 0x0a, P66, W0, ANY, RVM, M4, EW, F512, LIG, ER|FP|IM},
+    {3, 0x0a, NP, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP|IM},
     {3, 0x0b, P66, W1, ANY, RVM, M8, EW, F512, LIG, ER|FP|IM},
     {3, 0x0f, P66, WIG, ANY, RVM, MV, E1, BW, LALL, NF|IM},
     {3, 0x14, P66, WIG, ANY, GR, M1, E1, BW, L128, NM|NW|IM},
@@ -446,7 +450,9 @@ static const struct entry entries[] = {
     {3, 0x23, P66, WIG, ANY, RVM, MV, EW, F512, LBIG, BC|NF|IM},
     {3, 0x25, P66, WIG, ANY, RWVM, MV, EW, F512, LALL, BC|IM},
     {3, 0x26, P66, WIG, ANY, RM, MV, EW, F512, LALL, BC|ER|FP|IM},
+    {3, 0x26, NP, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP|IM},
     {3, 0x27, P66, WIG, ANY, RVM, MW, EW, F512, LIG, ER|FP|IM},
+    {3, 0x27, NP, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP|IM},
     {3, 0x38, P66, W0, ANY, RVM, M16, E4, F512, LBIG, NF|IM},
     {3, 0x38, P66, W1, ANY, RVM, M16, E8, DQ, LBIG, NF|IM},
     {3, 0x39, P66, W0, ANY, MR, M16, E4, F512, LBIG, IM},
@@ -467,15 +473,110 @@ static const struct entry entries[] = {
     {3, 0x54, P66, WIG, ANY, RWVM, MV, EW, F512, LALL, BC|ER|FP|IM},
     {3, 0x55, P66, WIG, ANY, RWVM, MW, EW, F512, LIG, ER|FP|IM},
     {3, 0x56, P66, WIG, ANY, RM, MV, EW, DQ, LALL, BC|ER|FP|IM},
+    {3, 0x56, NP, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP|IM},
     {3, 0x57, P66, WIG, ANY, RVM, MW, EW, DQ, LIG, ER|FP|IM},
+    {3, 0x57, NP, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP|IM},
     {3, 0x66, P66, WIG, ANY, KM, MV, EW, DQ, LALL, BC|IM|FP},
+    {3, 0x66, NP, W0, ANY, KM, MV, E2, FP16, LALL, BC|IM},
     {3, 0x67, P66, WIG, ANY, KM, MW, EW, DQ, LIG, IM|FP},
+    {3, 0x67, NP, W0, ANY, KM, M2, E2, FP16, LIG, IM},
     {3, 0x70, P66, W1, ANY, RVM, MV, E2, VBMI2, LALL, IM},
     {3, 0x71, P66, WIG, ANY, RVM, MV, EW, VBMI2, LALL, BC|IM},
     {3, 0x72, P66, W1, ANY, RVM, MV, E2, VBMI2, LALL, IM},
     {3, 0x73, P66, WIG, ANY, RVM, MV, EW, VBMI2, LALL, BC|IM},
+    {3, 0xc2, NP, W0, ANY, KVM, MV, E2, FP16, LALL, BC|ER|FP|IM},
+    {3, 0xc2, PF3, W0, ANY, KVM, M2, E2, FP16, LIG, ER|FP|IM},
     {3, 0xce, P66, W1, ANY, RVM, MV, E8, GFNI, LALL, BC|IM|NF},
     {3, 0xcf, P66, W1, ANY, RVM, MV, E8, GFNI, LALL, BC|IM|NF},
+    {5, 0x10, PF3, W0, MEM, RM, M2, E2, FP16, LIG, 0},
+    {5, 0x10, PF3, W0, REG, RVM, M0, E2, FP16, LIG, 0},
+    {5, 0x11, PF3, W0, MEM, MR, M2, E2, FP16, LIG, 0},
+    {5, 0x11, PF3, W0, REG, MVR, M0, E2, FP16, LIG, 0},
+    {5, 0x1d, P66, W0, ANY, RM, MV, E4, FP16, LALL, BC|ER|FP},
+    {5, 0x1d, NP, W0, ANY, RVM, M4, E4, FP16, LIG, ER|FP},
+    {5, 0x2a, PF3, WIG, ANY, RVG, MW, EW, FP16, LIG, NM|ER|FP},
+    {5, 0x2c, PF3, WIG, ANY, GM, M2, E2, FP16, LIG, NM|ER|FP},
+    {5, 0x2d, PF3, WIG, ANY, GM, M2, E2, FP16, LIG, NM|ER|FP},
+    {5, 0x2e, NP, W0, ANY, CMP, M2, E2, FP16, LIG, NM|ER|FP|FL},
+    {5, 0x2f, NP, W0, ANY, CMP, M2, E2, FP16, LIG, NM|ER|FP|FL},
+    {5, 0x51, NP, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x51, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x58, NP, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x58, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x59, NP, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x59, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x5a, NP, W0, ANY, RM, MV4, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x5a, P66, W1, ANY, RM, MV, E8, FP16, LALL, BC|ER|FP},
+    {5, 0x5a, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x5a, PF2, W1, ANY, RVM, M8, E8, FP16, LIG, ER|FP},
+    {5, 0x5b, NP, WIG, ANY, RM, MV, EW, FP16, LALL, BC|ER|FP},
+    {5, 0x5b, P66|PF3, W0, ANY, RM, MV2, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x5c, NP, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x5c, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x5d, NP, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x5d, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x5e, NP, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x5e, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x5f, NP, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x5f, PF3, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {5, 0x6e, P66, WIG, ANY, RG, M2, E2, FP16, L128, NM|NW},
+    {5, 0x78, NP, W0, ANY, RM, MV2, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x78, P66, W0, ANY, RM, MV4, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x78, PF3, WIG, ANY, GM, M2, E2, FP16, LIG, NM|ER|FP},
+    {5, 0x79, NP, W0, ANY, RM, MV2, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x79, P66, W0, ANY, RM, MV4, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x79, PF3, WIG, ANY, GM, M2, E2, FP16, LIG, NM|ER|FP},
+    {5, 0x7a, P66, W0, ANY, RM, MV4, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x7a, PF2, WIG, ANY, RM, MV, EW, FP16, LALL, BC|ER|FP},
+    {5, 0x7b, P66, W0, ANY, RM, MV4, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x7b, PF3, WIG, ANY, RVG, MW, EW, FP16, LIG, NM|ER|FP},
+    {5, 0x7c, NP|P66, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x7d, NP|P66|PF3|PF2, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP},
+    {5, 0x7e, P66, WIG, ANY, GR, M2, E2, FP16, L128, NM|NW},
+    {6, 0x13, P66, W0, ANY, RM, MV2, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x13, NP, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0x2c, P66, W0, ANY, RVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x2d, P66, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0x42, P66, W0, ANY, RM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x43, P66, W0, ANY, RVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0x4c, P66, W0, ANY, RM, MV, E2, FP16, LALL, BC},
+    {6, 0x4d, P66, W0, ANY, RVM, M2, E2, FP16, LIG, 0},
+    {6, 0x4e, P66, W0, ANY, RM, MV, E2, FP16, LALL, BC},
+    {6, 0x4f, P66, W0, ANY, RVM, M2, E2, FP16, LIG, 0},
+    {6, 0x56, PF3|PF2, W0, ANY, RWVM, MV, E4, FP16, LALL, BC|ER|FP|CX},
+    {6, 0x57, PF3|PF2, W0, ANY, RWVM, M4, E4, FP16, LIG, ER|FP|CX},
+    {6, 0x96, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x97, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x98, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x99, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0x9a, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x9b, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0x9c, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x9d, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0x9e, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0x9f, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xa6, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xa7, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xa8, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xa9, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xaa, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xab, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xac, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xad, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xae, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xaf, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xb6, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xb7, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xb8, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xb9, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xba, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xbb, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xbc, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xbd, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xbe, P66, W0, ANY, RWVM, MV, E2, FP16, LALL, BC|ER|FP},
+    {6, 0xbf, P66, W0, ANY, RWVM, M2, E2, FP16, LIG, ER|FP},
+    {6, 0xd6, PF3|PF2, W0, ANY, RVM, MV, E4, FP16, LALL, BC|ER|FP|CX},
+    {6, 0xd7, PF3|PF2, W0, ANY, RVM, M4, E4, FP16, LIG, ER|FP|CX},
 };
 /* clang-format on */
 
@@ -722,7 +823,7 @@ static void entry_describe(const struct entry *e, const struct x86_insn *insn,
                                     .vvvv = shapes[e->shape].vvvv,
                                     .rm = shapes[e->shape].rm};
     out->vector_bytes = (uint8_t)(16u << length_of(e, insn));
-    out->flags = e->flags & 0xffffffu;
+    out->flags = e->flags & 0x7fffffu;
     out->opmask = insn->evex_p3 & 7;
     out->zeroing = evex_z(insn);
     out->gpr64 = wide(insn) && !(e->flags & NW);
@@ -752,6 +853,11 @@ static bool vsib_valid(const struct x86_insn *insn, const struct x86_vector_insn
     return v->memory == X86_MEMORY_SCATTER || x86_vector_index(insn) != v->reg.number;
 }
 
+static bool destination_is_source(const struct x86_insn *insn, const struct x86_vector_insn *v)
+{
+    return v->reg.number == v->vvvv.number || (!insn->memory && v->reg.number == v->rm.number);
+}
+
 bool x86_evex_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
                        struct x86_vector_insn *out)
 {
@@ -760,7 +866,7 @@ bool x86_evex_describe(const struct x86_insn *insn, const bool feature[X86_FEATU
     if (!e || !fields_valid(e, insn) || !entry_offered(e, insn, feature))
         return false;
     entry_describe(e, insn, out);
-    return vsib_valid(insn, out);
+    return vsib_valid(insn, out) && !((e->flags & CX) && destination_is_source(insn, out));
 }
 
 /* -- opmask instructions (VEX) -- */
