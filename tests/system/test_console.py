@@ -33,9 +33,12 @@ def test_terminal_restored_after_poweroff(busybox):
 def test_ctrl_c_reaches_the_guest(busybox):
     with busybox(on_terminal=True) as vm:
         vm.expect("fh: ready", 90)
-        vm.send("cat\n")
-        time.sleep(1)
+        vm.expect("/ # ")
+        vm.send("echo started; cat\n")
+        vm.expect(r"started\r*\n")
+        time.sleep(1)  # until cat runs
         vm.send(b"\x03")
+        vm.expect("/ # ")
         vm.shell("true")
 
 

@@ -1,5 +1,6 @@
 """One running `freehold run` and a hand on its serial console."""
 
+import fcntl
 import os
 import pty
 import re
@@ -60,6 +61,11 @@ class Console(threading.Thread):
         return f"no {pattern!r} on the console: {why}; it ends so:\n{tail}"
 
 
+def take_terminal():
+    """Between fork and exec: standard input becomes the session's controlling terminal."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Vm:
     """`with Vm(...) as vm`: the process is gone afterwards, whatever happened.
 
@@ -73,7 +79,8 @@ class Vm:
             self.inner = inner
             self.before = termios.tcgetattr(inner)
             self.process = subprocess.Popen(self.command, stdin=inner, stdout=inner,
-                                            stderr=subprocess.PIPE, start_new_session=True)
+                                            stderr=subprocess.PIPE, start_new_session=True,
+                                            preexec_fn=take_terminal)
             self.input, output = self.terminal, self.terminal
         else:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE,
