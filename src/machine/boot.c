@@ -220,8 +220,9 @@ static int config_check(const struct boot_config *config, struct error *err)
     if (config->kernel && config->firmware)
         return error_set(err, -EINVAL,
                          "--kernel and --firmware exclude each other; give one of them");
-    if (config->firmware && config->initrd)
-        return error_set(err, -EINVAL, "--initrd needs --kernel; give both or neither");
+    if (config->firmware && (config->initrd || config->append))
+        return error_set(err, -EINVAL,
+                         "--initrd and --append need --kernel; leave them out with --firmware");
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /*
  * The loaders: good images land where the protocols say, and no cut or altered image does any harm.
- * Images are built here, byte by byte, and given as files in memory. With FREEHOLD_TEST_KERNEL set
- * to a bzImage (and optionally FREEHOLD_TEST_FIRMWARE to a firmware image) these are loaded, too.
+ * Images are built here, byte by byte, and given as files in memory. A bzImage
+ * (FREEHOLD_TEST_KERNEL, or the one that images/kernel keeps) and a firmware image
+ * (FREEHOLD_TEST_FIRMWARE, or SeaBIOS's) are loaded, too, where there are any.
  */
 #include "machine/boot.h"
 
@@ -604,6 +605,8 @@ static void test_firmware(struct test *t)
     if (ftruncate(firmware.fd, 17 << 20))
         abort();
     check_refused(t, &board, &config, "smaller file");
+    config.append = "quiet";
+    check_refused(t, &board, &config, "need --kernel");
     config.kernel = firmware.name;
     check_refused(t, &board, &config, "exclude each other");
     free(rom);
@@ -635,10 +638,33 @@ static void test_files(struct test *t)
 
 /* ---- real images ---- */
 
+/* The variable's value, or the file under `folder` if it is there; NULL: neither. */
+static const char *real_image(const char *variable, const char *folder, const char *file)
+{
+    static char path[512];
+
+    if (getenv(variable))
+        return getenv(variable);
+    snprintf(path, sizeof path, "%s%s", folder ? folder : "", file);
+    return access(path, R_OK) == 0 ? path : NULL;
+}
+
+static const char *real_kernel(void)
+{
+    if (getenv("XDG_CACHE_HOME"))
+        return real_image("FREEHOLD_TEST_KERNEL", getenv("XDG_CACHE_HOME"),
+                          "/freehold/kernel/vmlinuz");
+    return real_image("FREEHOLD_TEST_KERNEL", getenv("HOME"), "/.cache/freehold/kernel/vmlinuz");
+}
+
+static const char *real_firmware(void)
+{
+    return real_image("FREEHOLD_TEST_FIRMWARE", "/usr/share/seabios", "/bios-256k.bin");
+}
+
 static void test_real_kernel(struct test *t)
 {
-    const struct boot_config config = {.kernel = getenv("FREEHOLD_TEST_KERNEL"),
-                                       .append = "console=ttyS0"};
+    const struct boot_config config = {.kernel = real_kernel(), .append = "console=ttyS0"};
     struct board board = board_make(512 * MIB);
     struct x86_state state;
     struct error err = {0};
@@ -657,7 +683,7 @@ static void test_real_kernel(struct test *t)
 
 static void test_real_firmware(struct test *t)
 {
-    const struct boot_config config = {.firmware = getenv("FREEHOLD_TEST_FIRMWARE")};
+    const struct boot_config config = {.firmware = real_firmware()};
     struct board board = board_make(RAM);
     struct x86_state state;
 
@@ -683,9 +709,9 @@ int main(void)
     TEST_RUN(&t, test_altered);
     TEST_RUN(&t, test_firmware);
     TEST_RUN(&t, test_files);
-    if (getenv("FREEHOLD_TEST_KERNEL"))
+    if (real_kernel())
         TEST_RUN(&t, test_real_kernel);
-    if (getenv("FREEHOLD_TEST_FIRMWARE"))
+    if (real_firmware())
         TEST_RUN(&t, test_real_firmware);
     return test_end(&t);
 }
