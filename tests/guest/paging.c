@@ -526,6 +526,10 @@ static void test_pae(void)
     legacy_reset();
 }
 
+CODE32(l_pdpte_cached,
+       "mov (%eax), %ecx\n movl $0, (%ebx)\n invlpg (%eax)\n mov (%eax), %edx\n mov %cr3, %esi\n"
+       "mov %esi, %cr3\n" LABEL(l_pdpte_gone) "mov (%eax), %edi" STOP);
+LABEL_OF(l_pdpte_gone);
 CODE32(l_bad_pdpte, "mov %eax, %cr3" STOP);
 
 /* PDPTEs are read, and checked, by MOV to CR3 (SDM vol. 3, 4.4.1). */
@@ -545,8 +549,62 @@ static void test_pdpte(void)
         c.rax = ADDRESS(bad);
         world_legacy(&c);
         CHECK_TRAP("reserved bit in a PDPTE", &c, GP, 0, ADDRESS(l_bad_pdpte));
+        tables_reset();
+        test_pt[0] = FRAME(0) | P | W;
+        pdpt_pae[2] = ADDRESS(test_pd) | P;
+        c = context_legacy(l_pdpte_cached);
+        c.rax = VA(0);
+        c.rbx = ADDRESS(&pdpt_pae[2]);
+        world_legacy(&c);
+        CHECK_TRAP("a PDPTE cleared in memory counts from the next MOV to CR3", &c, PF, 0,
+                   ADDRESS(l_pdpte_gone));
+        CHECK("before", c.rcx, 0x10101010);
+        CHECK("until then", c.rdx, 0x10101010);
     }
     legacy_reset();
+}
+
+CODE64(p_load_ds, "mov %eax, %ds" STOP);
+
+/* Descriptor tables are read and written with the supervisor's rights, whatever the CPL (SDM vol.
+ * 3, 4.6.1). */
+static void test_implicit(void)
+{
+    struct __attribute__((packed)) {
+        u16 limit;
+        u64 base;
+    } old, moved;
+    part("implicit supervisor accesses");
+    tables_reset();
+    memory_copy(frames[0], gdt, GDT_SLOTS * 8);
+    u64 *table = (u64 *)frames[0];
+    table[SEL_FREE / 8] = segment(0, 0xfffff, 0xc0f2); /* not yet accessed */
+    test_pt[0] = FRAME(0) | P;                         /* supervisor, read only */
+    flush();
+    __asm__ volatile("sgdt %0" : "=m"(old));
+    moved = old;
+    moved.base = VA(0);
+    __asm__ volatile("lgdt %0" : : "m"(moved));
+    struct context c = context_user(p_load_ds);
+    c.rax = SEL_UDATA;
+    world_long(&c);
+    CHECK_STOP("descriptor in a supervisor's page, from ring 3", &c);
+    c = context_user(p_load_ds);
+    c.rax = SEL_FREE | 3;
+    world_long(&c);
+    tcg_wrong("TCG writes the accessed bit past the page's rights");
+    CHECK_VECTOR("accessed bit in a read-only page: the fault is the supervisor's", &c, PF,
+                 ERROR_P | ERROR_W);
+    test_pt[0] |= W;
+    invlpg(VA(0));
+    c = context_user(p_load_ds);
+    c.rax = SEL_FREE | 3;
+    world_long(&c);
+    CHECK_STOP("writable", &c);
+    CHECK("the accessed bit is set", table[SEL_FREE / 8] >> 40 & 1, 1);
+    test_pt[0] = 0;
+    invlpg(VA(0));
+    __asm__ volatile("lgdt %0" : : "m"(old));
 }
 
 void guest_main(void)
@@ -559,6 +617,7 @@ void guest_main(void)
     test_invalidation();
     test_pcid();
     test_atomic_rmw();
+    test_implicit();
     test_two_level();
     test_pae();
     test_pdpte();

@@ -509,6 +509,67 @@ static void test_long(void)
     CHECK("LSL of it", c.rbx, sizeof(struct tss64) - 1);
 }
 
+CODE64(s_lretq, "push $0x23\n push %rcx\n push $0x2b\n push %rax\n lretq");
+CODE64(s_lret32, "sub $16, %rsp\n mov %eax, (%rsp)\n movl $0x1b, 4(%rsp)\n mov %ecx, 8(%rsp)\n "
+                 "movl $0x23, 12(%rsp)\n"
+                 "lretl");
+CODE64(s_iretd, "sub $20, %rsp\n mov %eax, (%rsp)\n movl $0x1b, 4(%rsp)\n movl $0x202, 8(%rsp)\n "
+                "mov %ecx, 12(%rsp)\n"
+                "movl $0x23, 16(%rsp)\n iretl");
+CODE64(s_far64, "rex.w lcall *(%rdi)" STOP);
+CODE64(s_far32, "lcall *(%rdi)" STOP);
+CODE64(s_far_target, "mov (%rsp), %rax\n mov 8(%rsp), %rcx\n mov %rsp, %rbx" STOP);
+CODE64(s_seen, "mov %cs, %eax\n mov %ss, %ebx\n mov %rsp, %rdx" STOP);
+CODE32(s_seen32, "mov %cs, %eax\n mov %ss, %ebx\n mov %esp, %edx" STOP);
+
+static void check_outward(const char *what, const u8 *code, const u8 *to, u64 cs)
+{
+    struct context c = context_kernel(code);
+    c.rax = USER(to);
+    c.rcx = USER(test_stack_top) - 0x80;
+    world_long(&c);
+    CHECK_STOP(what, &c);
+    CHECK("CS", c.rax, cs);
+    CHECK("SS", c.rbx, SEL_UDATA);
+    CHECK("RSP", c.rdx, USER(test_stack_top) - 0x80);
+}
+
+static void test_far_long(void)
+{
+    part("far transfers in 64-bit mode");
+    check_outward("RETFQ to ring 3", s_lretq, s_seen, SEL_UCODE64);
+    check_outward("RETF of 32 bits to compatibility mode", s_lret32, s_seen32, SEL_UCODE32);
+    check_outward("IRETD to compatibility mode", s_iretd, s_seen32, SEL_UCODE32);
+    static struct __attribute__((packed)) {
+        u64 offset;
+        u16 selector;
+    } far64;
+    far64.offset = ADDRESS(s_far_target);
+    far64.selector = SEL_KCODE64;
+    struct context c = context_kernel(s_far64);
+    c.rdi = ADDRESS(&far64);
+    world_long(&c);
+    if (cpu_is_intel()) {
+        CHECK_STOP("CALL m16:64", &c);
+        CHECK("pushed RIP", c.rax, ADDRESS(s_far64_end) - STOP_LEN);
+        CHECK("pushed CS", c.rcx, SEL_KCODE64);
+        CHECK("RSP", c.rbx, ADDRESS(test_stack_top) - 16);
+    }
+    static struct __attribute__((packed)) {
+        u32 offset;
+        u16 selector;
+    } far32;
+    far32.offset = (u32)ADDRESS(s_far_target);
+    far32.selector = SEL_KCODE64;
+    c = context_kernel(s_far32);
+    c.rdi = ADDRESS(&far32);
+    world_long(&c);
+    CHECK_STOP("CALL m16:32", &c);
+    CHECK("pushed as two dwords", c.rax,
+          (u64)SEL_KCODE64 << 32 | (ADDRESS(s_far32_end) - STOP_LEN));
+    CHECK("RSP", c.rbx, ADDRESS(test_stack_top) - 8);
+}
+
 void guest_main(void)
 {
     u64 cr4 = cr4_get();
@@ -519,5 +580,6 @@ void guest_main(void)
     test_gates();
     test_far();
     test_long();
+    test_far_long();
     cr4_set(cr4);
 }

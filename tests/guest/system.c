@@ -203,6 +203,23 @@ static void test_umip(void)
     cr4_set(cr4_get() & ~CR4_UMIP);
 }
 
+CODE64(s_stac, "stac\n pushfq\n pop %rax\n clac\n pushfq\n pop %rcx" STOP);
+
+static void test_stac(void)
+{
+    part("STAC and CLAC");
+    if (!has(FEATURE_SMAP)) {
+        skip("STAC and CLAC", "CPUID does not show SMAP");
+        return;
+    }
+    struct context c = run_kernel(s_stac);
+    CHECK_STOP("at ring 0", &c);
+    CHECK("STAC", c.rax & FLAG_AC, FLAG_AC);
+    CHECK("CLAC", c.rcx & FLAG_AC, 0);
+    c = run_user(s_stac);
+    CHECK_TRAP("at ring 3", &c, UD, NO_ERROR, USER(s_stac));
+}
+
 CODE64(s_lmsw, "lmsw %ax\n smsw %ecx\n lmsw %dx" STOP);
 CODE64(s_clts, "mov %cr0, %rax\n or $8, %rax\n mov %rax, %cr0\n clts\n mov %cr0, %rax" STOP);
 
@@ -411,6 +428,7 @@ void guest_main(void)
     test_instructions();
     test_time();
     test_umip();
+    test_stac();
     test_machine_status();
     test_fxsave();
     if (has(FEATURE_XSAVE)) {

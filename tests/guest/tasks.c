@@ -286,6 +286,71 @@ static void test_faults(void)
     legacy_reset();
 }
 
+/* The 80286's forms (SDM vol. 3, 7.6): a 16-bit TSS, 16-bit interrupt and call gates. */
+static u16 task16[22];
+CODE16(k_target16, "pushf\n pop %di\n str %bp" STOP);
+CODE16(k_frame16, "pop %ax\n pop %bx\n pop %cx\n mov %sp, %dx" STOP);
+CODE32(k_int85, "int $0x85" STOP);
+CODE32(k_call16, "pushw $0x1111\n pushw $0x2222\n lcall *(%eax)" STOP);
+CODE16(k_call16_target, "pop %ax\n pop %bx\n pop %cx\n pop %dx\n pop %di\n pop %si" STOP);
+
+static void test_sixteen(void)
+{
+    part("16-bit TSS and gates");
+    tables_reset(k_target);
+    low_code_set(k_target16, k_target16_end);
+    gdt[DATA_ABSENT / 8] = segment(LOW_TEST, 0xffff, 0x009b);
+    gdt[TSS_BUSY / 8] = segment((u32)ADDRESS(task16), 43, 0x0081);
+    static const u16 image[22] = {[8] = 2,
+                                  [9] = 0xaaaa,
+                                  [10] = 0xcccc,
+                                  [11] = 0xdddd,
+                                  [12] = 0xbbbb,
+                                  [13] = 0x3000,
+                                  [15] = 0x5151,
+                                  [17] = SEL_KDATA16,
+                                  [18] = DATA_ABSENT,
+                                  [19] = SEL_KDATA16,
+                                  [20] = SEL_KDATA16};
+    memory_copy(task16, image, sizeof(image));
+    struct context c = switch_run(k_call, TSS_BUSY);
+    CHECK_STOP("CALL of a 16-bit TSS", &c);
+    CHECK("AX", c.rax & 0xffff, 0xaaaa);
+    CHECK("BX", c.rbx & 0xffff, 0xbbbb);
+    CHECK("SI", c.rsi & 0xffff, 0x5151);
+    CHECK("SP", c.rsp & 0xffff, 0x3000);
+    CHECK("CS", c.cs & 0xffff, DATA_ABSENT);
+    CHECK("NT", c.rdi & FLAG_NT, FLAG_NT);
+    CHECK("TR", c.rbp & 0xffff, TSS_BUSY);
+    CHECK("backlink", task16[0], SEL_TSS32);
+    CHECK("FS is null", c.fs & 0xffff, 0);
+    tables_reset(k_target);
+    low_code_set(k_frame16, k_frame16_end);
+    gdt[DATA_ABSENT / 8] = segment(LOW_TEST, 0xffff, 0x009b);
+    legacy_idt[0x85] = legacy_gate(DATA_ABSENT, 0, 0x86);
+    c = context_legacy(k_int85);
+    c.rflags |= FLAG_CF;
+    world_legacy(&c);
+    CHECK_STOP("16-bit interrupt gate", &c);
+    CHECK("IP", c.rax & 0xffff, (ADDRESS(k_int85) + 2) & 0xffff);
+    CHECK("CS", c.rbx & 0xffff, SEL_KCODE32);
+    CHECK("FLAGS", c.rcx & 0xffff, FLAG_ONE | FLAG_CF);
+    low_code_set(k_call16_target, k_call16_target_end);
+    gdt[GATE_TASK / 8] = legacy_gate(DATA_ABSENT, 0, 0xe4) | 2ul << 32;
+    far_pointer.selector = GATE_TASK;
+    c = context_legacy_user(k_call16);
+    c.rax = ADDRESS(&far_pointer);
+    world_legacy(&c);
+    CHECK_STOP("16-bit call gate from ring 3", &c);
+    CHECK("IP", c.rax & 0xffff, (ADDRESS(k_call16_end) - STOP_LEN) & 0xffff);
+    CHECK("CS", c.rbx & 0xffff, SEL_UCODE32);
+    CHECK("word 1", c.rcx & 0xffff, 0x2222);
+    CHECK("word 2", c.rdx & 0xffff, 0x1111);
+    CHECK("SP", c.rdi & 0xffff, (ADDRESS(test_stack_top) - 4) & 0xffff);
+    CHECK("SS", c.rsi & 0xffff, SEL_UDATA);
+    legacy_reset();
+}
+
 CODE32(k_in8, "in %dx, %al" STOP);
 CODE32(k_in16, "in %dx, %ax" STOP);
 CODE32(k_in32, "in %dx, %eax" STOP);
@@ -357,5 +422,6 @@ void guest_main(void)
     test_interrupt_gates();
     test_debug_trap();
     test_faults();
+    test_sixteen();
     test_io_map();
 }

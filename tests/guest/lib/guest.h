@@ -51,6 +51,14 @@ void *memory_set(void *to, int value, size_t len);
 void *memory_copy(void *to, const void *from, size_t len);
 bool memory_same(const void *a, const void *b, size_t len);
 
+/* An address of low memory as a pointer, hidden from the compiler, which takes page 0 for invalid.
+ */
+static inline volatile void *low_pointer(u64 address)
+{
+    __asm__("" : "+r"(address));
+    return (volatile void *)address;
+}
+
 struct cpuid {
     u32 eax, ebx, ecx, edx;
 };

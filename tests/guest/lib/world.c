@@ -108,8 +108,7 @@ static void long_reset(void)
 static void low_init(void)
 {
     memory_copy((void *)LOW_CODE, low_start, (size_t)(low_end - low_start));
-    volatile u16 *table;
-    __asm__("xor %k0, %k0" : "=r"(table)); /* address 0, which the compiler must not reason about */
+    volatile u16 *table = low_pointer(0);
     for (u64 i = 0; i < 256; i++) {
         table[2 * i] = (u16)(LOW_CODE + (u64)(real_stubs - low_start) + 8 * i);
         table[2 * i + 1] = 0;
