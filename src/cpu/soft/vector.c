@@ -129,11 +129,22 @@ static void masked_probe(struct run *r, enum soft_access access)
     }
 }
 
+/* Bytes from the first on, if the enabled elements are just those; else 0. Compressed ones are. */
+static unsigned whole_bytes(const struct run *r)
+{
+    unsigned count = (unsigned)__builtin_popcountll(r->enabled);
+
+    return r->enabled == low_bits(count) ? count * r->v->element : 0;
+}
+
 static void masked_load(struct run *r)
 {
-    unsigned size = r->v->element;
+    unsigned size = r->v->element, whole = whole_bytes(r);
 
-    memset(r->frame.memory, 0, 64);
+    if (whole) {
+        soft_load_bytes(r->c, r->linear, r->frame.memory, whole);
+        return;
+    }
     for (uint64_t left = r->enabled; left; left &= left - 1) {
         unsigned at = (unsigned)__builtin_ctzll(left) * size;
         uint64_t value = soft_load(r->c, r->linear + at, size);
@@ -143,8 +154,12 @@ static void masked_load(struct run *r)
 
 static void masked_store(struct run *r)
 {
-    unsigned size = r->v->element;
+    unsigned size = r->v->element, whole = whole_bytes(r);
 
+    if (whole) {
+        soft_store_bytes(r->c, r->linear, r->frame.memory, whole);
+        return;
+    }
     masked_probe(r, SOFT_WRITE);
     for (uint64_t left = r->enabled; left; left &= left - 1) {
         unsigned at = (unsigned)__builtin_ctzll(left) * size;
@@ -622,7 +637,7 @@ soft_handler *soft_vector_handler(struct soft_vm *vm, struct soft_op *op)
     case X86_OP_FWAIT:
         return x87_fwait;
     default:
-        return xstate_handler(&op->insn);
+        return xstate_handler(vm, &op->insn);
     }
 }
 

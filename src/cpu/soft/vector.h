@@ -81,6 +81,7 @@ soft_handler x87_run; /* D8 to DF with a stub */
 soft_handler x87_fwait;
 /* Instructions that C carries out on the image: environment, state, FNINIT. NULL: by stub. */
 soft_handler *x87_state_handler(const struct x86_insn *insn, const struct x86_vector_insn *v);
-soft_handler *xstate_handler(const struct x86_insn *insn); /* xstate.c */
+/* xstate.c; NULL: not offered, #UD */
+soft_handler *xstate_handler(const struct soft_vm *vm, const struct x86_insn *insn);
 
 #endif

@@ -464,8 +464,10 @@ static void xrstor_run(struct soft_vcpu *c, const struct soft_op *op)
     }
 }
 
-soft_handler *xstate_handler(const struct x86_insn *insn)
+soft_handler *xstate_handler(const struct soft_vm *vm, const struct x86_insn *insn)
 {
+    const bool *feature = vm->cpuid->feature;
+
     if (insn->prefixes & X86_PREFIX_LOCK)
         return NULL;
     switch (insn->op) {
@@ -478,11 +480,13 @@ soft_handler *xstate_handler(const struct x86_insn *insn)
     case X86_OP_STMXCSR:
         return stmxcsr_run;
     case X86_OP_XSAVE:
+        return feature[X86_FEATURE_XSAVE] ? xsave_run : NULL;
     case X86_OP_XSAVEOPT:
+        return feature[X86_FEATURE_XSAVEOPT] ? xsave_run : NULL;
     case X86_OP_XSAVEC:
-        return xsave_run;
+        return feature[X86_FEATURE_XSAVEC] ? xsave_run : NULL;
     case X86_OP_XRSTOR:
-        return xrstor_run;
+        return feature[X86_FEATURE_XSAVE] ? xrstor_run : NULL;
     default:
         return NULL;
     }

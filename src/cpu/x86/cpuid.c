@@ -286,7 +286,7 @@ static void leaves_basic(struct x86_cpuid *cpuid, unsigned vcpus)
         {2, 0, 0x00ff0001, 0, 0, 0}, /* "see leaf 4" */
         {5, 0, 0, 0, 0, 0},
         {6, 0, 1u << 2, 0, 0, 0}, /* ARAT: the APIC timer never stops */
-        {7, 0, 1, 0, 0, 1u << 29}, /* EDX: IA32_ARCH_CAPABILITIES */
+        {7, 0, 1, 1u << 13, 0, 1u << 29}, /* no FCS, FDS; EDX: IA32_ARCH_CAPABILITIES */
         {7, 1, 0, 0, 0, 0},
     };
 
