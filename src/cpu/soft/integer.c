@@ -656,8 +656,6 @@ static void rorx(struct soft_vcpu *c, const struct soft_op *op)
     uint64_t m;
 
     require_vex(c, X86_FEATURE_BMI2);
-    if (op->insn.vvvv != 0)
-        soft_raise(c, X86_UD);
     m = rm_sized(c, op);
     if (op->insn.operand_size == 8) {
         count &= 63;

@@ -155,15 +155,12 @@ static void mov_to_cr(struct soft_vcpu *c, const struct soft_op *op)
     case 4:
         cr4_write(c, value);
         break;
-    case 8:
+    default: /* CR8; the decoder lets no other pass */
         if (value & ~UINT64_C(15))
             soft_raise_code(c, X86_GP, 0);
         exit.msr.write = true;
         exit.msr.value = value;
         (void)soft_io(c, &exit);
-        break;
-    default:
-        soft_raise(c, X86_UD);
     }
 }
 
@@ -172,8 +169,6 @@ static void mov_from_cr(struct soft_vcpu *c, const struct soft_op *op)
     struct cpu_exit exit = {.kind = CPU_EXIT_CR8};
     uint64_t value = 0;
 
-    if (op->insn.reg != 0 && (op->insn.reg < 2 || op->insn.reg > 4) && op->insn.reg != 8)
-        soft_raise(c, X86_UD);
     soft_require_cpl0(c);
     switch (op->insn.reg) {
     case 0:
@@ -244,7 +239,7 @@ static unsigned debug_register(struct soft_vcpu *c, const struct soft_op *op)
 {
     unsigned number = op->insn.reg;
 
-    if (number > 7 || ((number == 4 || number == 5) && (c->cr4 & X86_CR4_DE)))
+    if ((number == 4 || number == 5) && (c->cr4 & X86_CR4_DE))
         soft_raise(c, X86_UD);
     soft_require_cpl0(c);
     if (c->dr7 & DR7_GD) {

@@ -31,6 +31,7 @@
 #define ONE   0x100000u /* counted by 1 */
 #define MOFFS 0x200000u /* memory operand given by an address-sized offset */
 #define DWORDMIN 0x400000u /* 66 does not shrink the operand (a mandatory prefix) */
+#define O64   0x800000u /* #UD outside 64-bit mode */
 
 struct entry {
     uint16_t op;
@@ -461,7 +462,7 @@ static struct entry entry_0f01(const struct reader *r)
     } register_form[] = {
         {0xc1, E(VMCALL, 0)},  {0xc8, E(MONITOR, 0)}, {0xc9, E(MWAIT, 0)},  {0xca, E(CLAC, 0)},
         {0xcb, E(STAC, 0)},    {0xd0, E(XGETBV, 0)},  {0xd1, E(XSETBV, 0)}, {0xd9, E(VMCALL, 0)},
-        {0xe8, E(SERIALIZE, 0)}, {0xf8, E(SWAPGS, 0)}, {0xf9, E(RDTSCP, 0)},
+        {0xe8, E(SERIALIZE, 0)}, {0xf8, E(SWAPGS, O64)}, {0xf9, E(RDTSCP, 0)},
     };
     uint8_t modrm = r->insn->modrm;
     unsigned reg = (modrm >> 3) & 7;
@@ -469,7 +470,8 @@ static struct entry entry_0f01(const struct reader *r)
     if (r->mod != 3 || reg == 4 || reg == 6)
         return memory_form[reg];
     for (unsigned i = 0; i < sizeof register_form / sizeof *register_form; i++) {
-        if (register_form[i].modrm == modrm)
+        /* Those before F8 are other instructions, or none, with a 66, F3 or F2 prefix. */
+        if (register_form[i].modrm == modrm && (r->insn->pp == 0 || modrm >= 0xf8))
             return register_form[i].entry;
     }
     return (struct entry)BAD;
@@ -481,7 +483,7 @@ static struct entry entry_0fae(const struct reader *r)
                                                 E(STMXCSR, 0), E(XSAVE, 0),   E(XRSTOR, 0),
                                                 E(XSAVEOPT, 0), E(CLFLUSH, 0)};
     static const struct entry base_form[8] = {
-        E(RDFSBASE, 0), E(RDGSBASE, 0), E(WRFSBASE, 0), E(WRGSBASE, 0), BAD, BAD, BAD, BAD};
+        E(RDFSBASE, O64), E(RDGSBASE, O64), E(WRFSBASE, O64), E(WRGSBASE, O64), BAD, BAD, BAD, BAD};
     static const struct entry fence_form[8] = {BAD, BAD, BAD, BAD, BAD, E(LFENCE, 0), E(MFENCE, 0),
                                                E(SFENCE, 0)};
     unsigned reg = (r->insn->modrm >> 3) & 7;
@@ -590,13 +592,15 @@ static struct entry vex_entry(const struct reader *r)
         return by_pp[op - 0xf5][insn->pp];
     }
     if (insn->map == 3 && op == 0xf0) {
-        return insn->pp == 3 && insn->vector_length == 0 ? (struct entry)G_E_I(RORX, IBZ)
-                                                         : (struct entry)BAD;
+        bool good = insn->pp == 3 && insn->vector_length == 0 && insn->vvvv == 0;
+
+        return good ? (struct entry)G_E_I(RORX, IBZ) : (struct entry)BAD;
     }
     if (insn->map == 1 && op == 0xae) {
         unsigned reg = (insn->modrm >> 3) & 7;
 
-        if (r->mod == 3 || insn->pp != 0 || insn->vector_length != 0 || (reg != 2 && reg != 3))
+        if (r->mod == 3 || insn->pp != 0 || insn->vector_length != 0 || insn->vvvv != 0 ||
+            (reg != 2 && reg != 3))
             return (struct entry)BAD;
         return reg == 2 ? (struct entry)E(LDMXCSR, 0) : (struct entry)E(STMXCSR, 0);
     }
@@ -812,13 +816,30 @@ static void operands_set(struct reader *r, const struct entry *entry)
         insn->reg = (insn->opcode >> 3) & 7; /* 06 ES, 0E CS, 16 SS, 1E DS, 0F A0 FS, 0F A8 GS */
 }
 
+/* CR1, CR5 to CR7 and CR9 up, DR8 up: no such register. */
+static bool register_exists(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_MOV_TO_CR:
+    case X86_OP_MOV_FROM_CR:
+        return insn->reg == 0 || (insn->reg >= 2 && insn->reg <= 4) || insn->reg == 8;
+    case X86_OP_MOV_TO_DR:
+    case X86_OP_MOV_FROM_DR:
+        return insn->reg < 8;
+    default:
+        return true;
+    }
+}
+
 static void rules_check(struct reader *r, const struct entry *entry)
 {
     const struct x86_insn *insn = r->insn;
     uint32_t flags = entry->flags;
 
-    if (entry->op == X86_OP_INVALID || (r->code_size == X86_CODE_64 && (flags & I64)) ||
-        ((flags & MEM) && !insn->memory) || ((flags & RMREG) && insn->memory))
+    if (entry->op == X86_OP_INVALID ||
+        (flags & (r->code_size == X86_CODE_64 ? I64 : O64)) ||
+        ((flags & MEM) && !insn->memory) || ((flags & RMREG) && insn->memory) ||
+        !register_exists(insn))
         reader_fail(r, X86_DECODE_UD);
     if ((insn->prefixes & X86_PREFIX_LOCK) && !((flags & LOCKS) && insn->memory))
         reader_fail(r, X86_DECODE_UD);
