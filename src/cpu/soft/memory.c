@@ -12,6 +12,12 @@
 
 #define PAGE_OFFSET UINT64_C(0xfff)
 
+/* Guest data lies at any alignment and has any type; each is still one access of the host's. */
+typedef uint8_t guest_u8;
+typedef uint16_t __attribute__((aligned(1), may_alias)) guest_u16;
+typedef uint32_t __attribute__((aligned(1), may_alias)) guest_u32;
+typedef uint64_t __attribute__((aligned(1), may_alias)) guest_u64;
+
 static inline void *tlb_find(const struct soft_vcpu *c, uint64_t linear, unsigned size,
                              enum soft_access access)
 {
@@ -127,13 +133,13 @@ static void host_copy(void *to, const void *from, unsigned length)
         __atomic_store_n((uint8_t *)to, *(const uint8_t *)from, __ATOMIC_RELAXED);
         break;
     case 2:
-        *(volatile uint16_t *)to = *(const volatile uint16_t *)from;
+        *(volatile guest_u16 *)to = *(const volatile guest_u16 *)from;
         break;
     case 4:
-        *(volatile uint32_t *)to = *(const volatile uint32_t *)from;
+        *(volatile guest_u32 *)to = *(const volatile guest_u32 *)from;
         break;
     case 8:
-        *(volatile uint64_t *)to = *(const volatile uint64_t *)from;
+        *(volatile guest_u64 *)to = *(const volatile guest_u64 *)from;
         break;
     default:
         memcpy(to, from, length);
@@ -211,13 +217,13 @@ static __attribute__((noinline)) void store_slow(struct soft_vcpu *c, uint64_t l
 #define SIZED_ACCESS(bits)                                                                         \
     uint##bits##_t soft_load##bits(struct soft_vcpu *c, uint64_t linear)                           \
     {                                                                                              \
-        const volatile uint##bits##_t *host = tlb_find(c, linear, bits / 8, SOFT_READ);            \
+        const volatile guest_u##bits *host = tlb_find(c, linear, bits / 8, SOFT_READ);             \
                                                                                                    \
         return host ? *host : (uint##bits##_t)load_slow(c, linear, bits / 8);                      \
     }                                                                                              \
     void soft_store##bits(struct soft_vcpu *c, uint64_t linear, uint##bits##_t value)              \
     {                                                                                              \
-        volatile uint##bits##_t *host = tlb_find(c, linear, bits / 8, SOFT_WRITE);                 \
+        volatile guest_u##bits *host = tlb_find(c, linear, bits / 8, SOFT_WRITE);                  \
                                                                                                    \
         if (host)                                                                                  \
             *host = value;                                                                         \

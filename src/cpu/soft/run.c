@@ -457,6 +457,8 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
         return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
     }
     memset(c->tlb, 0xff, SOFT_PRIVILEGES * sizeof *c->tlb);
+    for (unsigned i = 0; i < SOFT_PRIVILEGES; i++)
+        c->tlb[i].used = false;
     c->vm = &vm->soft;
     c->idle_op.insn.segment = X86_DS;
     vm->soft.vcpu[index] = c;
