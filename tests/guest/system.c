@@ -421,6 +421,46 @@ static void test_xsave(void)
     cr0_set(cr0_get() & ~CR0_TS);
 }
 
+CODE64(x_xsavec, "xsavec (%rdi)" STOP);
+CODE64(x_xgetbv1, "mov $1, %ecx\n xgetbv" STOP);
+
+/* The compacted form, SDM vol. 1, 13.4.3. */
+static void test_xsavec(void)
+{
+    part("XSAVEC");
+    if (!has(FEATURE_XSAVEC) || !has(FEATURE_AVX)) {
+        skip("XSAVEC", "CPUID does not show it");
+        return;
+    }
+    xsetbv_safe(0, 7);
+    run_kernel(x_ymm_set);
+    memory_set(area, 0x66, sizeof(area));
+    struct context c = run_area(x_xsavec, ADDRESS(area), 6);
+    CHECK_STOP("XSAVEC", &c);
+    CHECK("XCOMP_BV", *(u64 *)(area + 520), 1ul << 63 | 6);
+    CHECK("XSTATE_BV has no x87", *(u64 *)(area + 512) & 1, 0);
+    CHECK("upper half of YMM5 right after the header", *(u64 *)(area + 576 + 80),
+          0x0102030405060708);
+    CHECK("x87's part is untouched", *(u64 *)(area + 32), 0x6666666666666666);
+    *(u64 *)(area + 576 + 80) = 0x98;
+    c = run_area(x_xrstor, ADDRESS(area), 6);
+    CHECK_TRAP("XRSTOR, reserved bytes of the header not 0", &c, GP, 0, ADDRESS(x_xrstor));
+    memory_set(area + 528, 0, 48);
+    c = run_area(x_xrstor, ADDRESS(area), 6);
+    CHECK_STOP("XRSTOR of the compacted form", &c);
+    c = run_kernel(x_ymm_get);
+    CHECK("upper half", c.rax, 0x98);
+    *(u64 *)(area + 520) = 1ul << 63 | 2;
+    c = run_area(x_xrstor, ADDRESS(area), 6);
+    CHECK_TRAP("XSTATE_BV beyond XCOMP_BV", &c, GP, 0, ADDRESS(x_xrstor));
+    if (cpuid(13, 1).eax & 4) {
+        run_kernel(x_ymm_set);
+        c = run_kernel(x_xgetbv1);
+        CHECK_STOP("XGETBV of 1", &c);
+        CHECK("YMM is in use", c.rax & 4, 4);
+    }
+}
+
 void guest_main(void)
 {
     test_control();
@@ -434,6 +474,7 @@ void guest_main(void)
     if (has(FEATURE_XSAVE)) {
         test_xcr0();
         test_xsave();
+        test_xsavec();
     } else {
         skip("XSAVE", "CPUID does not show it");
     }
