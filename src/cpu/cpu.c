@@ -29,8 +29,8 @@ int cpu_engine_find(const char *name, const struct cpu_engine **out, struct erro
     }
     if (any)
         return result;
-    return error_set(err, -ENOENT, "there is no CPU engine '%s'; --engine help lists those there are",
-                     name);
+    return error_set(err, -ENOENT,
+                     "there is no CPU engine '%s'; --engine help lists those there are", name);
 }
 
 static uint64_t raw_ns(void)

@@ -5,7 +5,8 @@
  *     differential [--instructions N] [--seed S] [--one SEED] [--interpret]
  *
  * Each sequence has a seed of its own, derived from S, which is printed when it fails; `--one` runs
- * the shortest differing beginning of that sequence and prints its code and both states. Last line: N passed, N failed (sequences).
+ * the shortest differing beginning of that sequence and prints its code and both states. Last line:
+ * N passed, N failed (sequences).
  */
 #include <cpuid.h>
 #include <inttypes.h>
@@ -101,8 +102,8 @@ static void xsave_normalise(uint8_t *image)
         memset(image + 160, 0, 256);
     if (!(present & 4))
         memset(image + 576, 0, 256);
-    memset(image + 28, 0, 4);      /* MXCSR_MASK */
-    memset(image + 416, 0, 160);   /* unused, header */
+    memset(image + 28, 0, 4);        /* MXCSR_MASK */
+    memset(image + 416, 0, 160);     /* unused, header */
     for (unsigned i = 0; i < 8; i++) /* the upper 6 bytes of each ST */
         memset(image + 42 + 16 * i, 0, 6);
     /* The last instruction's and operand's address: the host kernel's signal frames and CPUs that

@@ -10,22 +10,22 @@
 #include "base/endian.h"
 #include "generate.h"
 
-#define RAM_BYTES   UINT64_C(0x400000)
-#define TABLES_GPA  UINT64_C(0x10000) /* PML4, PDPT, and page directories and tables behind */
-#define IDT_GPA     UINT64_C(0x1000)
-#define GDT_GPA     UINT64_C(0x2000)
-#define TSS_GPA     UINT64_C(0x3000)
-#define STUBS_GPA   UINT64_C(0x4000)
-#define STACK_GPA   UINT64_C(0x6000) /* its end */
-#define CODE_GPA    UINT64_C(0x100000)
-#define DATA_GPA    UINT64_C(0x200000)
-#define KERNEL      UINT64_C(0xffff800000000000) /* linear = KERNEL + gpa */
-#define STUB_BYTES  16
-#define EXIT_PORT   0xf4
+#define RAM_BYTES  UINT64_C(0x400000)
+#define TABLES_GPA UINT64_C(0x10000) /* PML4, PDPT, and page directories and tables behind */
+#define IDT_GPA    UINT64_C(0x1000)
+#define GDT_GPA    UINT64_C(0x2000)
+#define TSS_GPA    UINT64_C(0x3000)
+#define STUBS_GPA  UINT64_C(0x4000)
+#define STACK_GPA  UINT64_C(0x6000) /* its end */
+#define CODE_GPA   UINT64_C(0x100000)
+#define DATA_GPA   UINT64_C(0x200000)
+#define KERNEL     UINT64_C(0xffff800000000000) /* linear = KERNEL + gpa */
+#define STUB_BYTES 16
+#define EXIT_PORT  0xf4
 
-#define USER_CS 0x33
-#define USER_SS 0x2b
-#define KERNEL_CS 0x08
+#define USER_CS    0x33
+#define USER_SS    0x2b
+#define KERNEL_CS  0x08
 
 struct tables {
     uint8_t *ram;
@@ -110,8 +110,8 @@ static void kernel_set(uint8_t *ram)
     store(ram, GDT_GPA + 8, UINT64_C(0x00209b0000000000));
     store(ram, GDT_GPA + 0x28, UINT64_C(0x00cff3000000ffff));
     store(ram, GDT_GPA + 0x30, UINT64_C(0x0020fb0000000000));
-    store(ram, GDT_GPA + 0x40, 0x67 | (tss & 0xffffff) << 16 | UINT64_C(0x8b) << 40 |
-                                   (tss >> 24 & 0xff) << 56);
+    store(ram, GDT_GPA + 0x40,
+          0x67 | (tss & 0xffffff) << 16 | UINT64_C(0x8b) << 40 | (tss >> 24 & 0xff) << 56);
     store(ram, GDT_GPA + 0x48, tss >> 32);
     store(ram, TSS_GPA + 4, KERNEL + STACK_GPA);
     /* The end of every sequence. */
@@ -120,7 +120,8 @@ static void kernel_set(uint8_t *ram)
 
 static void start_set(struct x86_state *s)
 {
-    const struct x86_segment data = {.limit = UINT32_MAX, .selector = USER_SS, .attributes = 0xc0f3};
+    const struct x86_segment data = {
+        .limit = UINT32_MAX, .selector = USER_SS, .attributes = 0xc0f3};
 
     x86_state_reset(s, true, 0);
     for (unsigned i = 0; i < X86_SEG_COUNT; i++)

@@ -21,7 +21,6 @@ struct engine {
 
 bool engine_init(struct engine *engine, bool interpret_only);
 /* Code of `length` bytes is put into the guest first; data is the guest's own. */
-void engine_run(struct engine *engine, const uint8_t *code, size_t length,
-                struct machine *machine);
+void engine_run(struct engine *engine, const uint8_t *code, size_t length, struct machine *machine);
 
 #endif

@@ -21,7 +21,7 @@ struct encoding {
     uint8_t index, scale; /* memory: index R14 or none (4) */
     uint8_t kind;         /* memory: enum address */
     int32_t displacement;
-    uint8_t vex;          /* 0: legacy; else VEX */
+    uint8_t vex; /* 0: legacy; else VEX */
     uint8_t vvvv, pp, l;
     bool short_address;
     unsigned immediate_bytes;
@@ -64,10 +64,21 @@ static uint8_t any_register(struct generator *g)
 
 static uint64_t interesting(struct generator *g)
 {
-    static const uint64_t values[] = {0,      1,      2,          0x7f,       0x80,
-                                      0xff,   0x7fff, 0x8000,     0xffff,     0x7fffffff,
-                                      UINT64_C(0x80000000), 0xffffffff, INT64_MAX,
-                                      UINT64_C(1) << 63, UINT64_MAX};
+    static const uint64_t values[] = {0,
+                                      1,
+                                      2,
+                                      0x7f,
+                                      0x80,
+                                      0xff,
+                                      0x7fff,
+                                      0x8000,
+                                      0xffff,
+                                      0x7fffffff,
+                                      UINT64_C(0x80000000),
+                                      0xffffffff,
+                                      INT64_MAX,
+                                      UINT64_C(1) << 63,
+                                      UINT64_MAX};
 
     return one_in(g, 2) ? values[below(g, sizeof values / sizeof *values)] : generator_random(g);
 }
@@ -290,7 +301,8 @@ static void gen_inc_dec(struct generator *g)
 /* CMP reg, reg: gives the flags a value that the manual defines. */
 static void define_flags(struct generator *g)
 {
-    struct encoding e = {.wide = true, .opcode = 0x39, .reg = any_register(g), .rm = any_register(g)};
+    struct encoding e = {
+        .wide = true, .opcode = 0x39, .reg = any_register(g), .rm = any_register(g)};
 
     emit(g, &e);
 }
@@ -633,8 +645,11 @@ static void gen_bmi(struct generator *g)
         {3, 0xf0, 3, 0xff},
     };
     unsigned form = below(g, sizeof forms / sizeof *forms);
-    struct encoding e = {.vex = 1, .map = forms[form].map, .opcode = forms[form].opcode,
-                         .pp = forms[form].pp, .wide = one_in(g, 2)};
+    struct encoding e = {.vex = 1,
+                         .map = forms[form].map,
+                         .opcode = forms[form].opcode,
+                         .pp = forms[form].pp,
+                         .wide = one_in(g, 2)};
 
     if (!g->bmi)
         return;
@@ -654,7 +669,10 @@ static void gen_bmi(struct generator *g)
 
 static void gen_adx(struct generator *g)
 {
-    struct encoding e = {.map = 2, .opcode = 0xf6, .reg = free_register(g), .rm = any_register(g),
+    struct encoding e = {.map = 2,
+                         .opcode = 0xf6,
+                         .reg = free_register(g),
+                         .rm = any_register(g),
                          .wide = one_in(g, 2)};
 
     if (!g->adx)
@@ -686,8 +704,8 @@ static void gen_string(struct generator *g)
     bool backwards = one_in(g, 3);
 
     put_pointer(g, RSI, DATA_MIDDLE + below(g, 0x1000));
-    put_pointer(g, RDI, near_end ? DATA_BASE + DATA_BYTES - below(g, 64)
-                                 : DATA_MIDDLE + below(g, 0x1000));
+    put_pointer(g, RDI,
+                near_end ? DATA_BASE + DATA_BYTES - below(g, 64) : DATA_MIDDLE + below(g, 0x1000));
     put_pointer(g, RCX, one_in(g, 8) ? 0 : below(g, 200));
     put(g, backwards ? 0xfd : 0xfc, 1);
     if (one_in(g, 8))
@@ -715,8 +733,7 @@ static void gen_sse(struct generator *g)
     struct encoding e = {.map = 1, .reg = any_register(g), .rm = any_register(g)};
     bool is_float = one_in(g, 2);
 
-    e.opcode = is_float ? floating[below(g, sizeof floating)]
-                        : integer[below(g, sizeof integer)];
+    e.opcode = is_float ? floating[below(g, sizeof floating)] : integer[below(g, sizeof integer)];
     e.pp = is_float ? (uint8_t)below(g, 4) : 1;
     if (one_in(g, 2))
         choose_memory(g, &e, 16);
@@ -756,7 +773,8 @@ static void gen_x87(struct generator *g)
         uint8_t last = ops[which][1];
 
         put(g, ops[which][0], 1);
-        put(g, (last & 0xf) == 0 || last == 0xc8 || last == 0xe8 ? last + below(g, 8) % 7 : last, 1);
+        put(g, (last & 0xf) == 0 || last == 0xc8 || last == 0xe8 ? last + below(g, 8) % 7 : last,
+            1);
         g->count++;
         return;
     }
@@ -764,13 +782,23 @@ static void gen_x87(struct generator *g)
 }
 
 static void (*const groups[])(struct generator *g) = {
-    gen_alu,      gen_alu,          gen_alu,       gen_alu_immediate, gen_alu_immediate,
-    gen_shift,    gen_shift,        gen_bit,       gen_scan,          gen_multiply,
-    gen_divide,   gen_move,         gen_move,      gen_move_immediate, gen_extend,
-    gen_lea,      gen_exchange,     gen_conditional, gen_conditional, gen_stack,
-    gen_swap,     gen_movbe_crc,    gen_bmi,       gen_adx,           gen_string,
-    gen_sse,      gen_sse,          gen_x87,       gen_test_not_neg,  gen_inc_dec,
-    gen_shift_double, gen_exchange_wide, gen_single_byte,
+    gen_alu,           gen_alu,
+    gen_alu,           gen_alu_immediate,
+    gen_alu_immediate, gen_shift,
+    gen_shift,         gen_bit,
+    gen_scan,          gen_multiply,
+    gen_divide,        gen_move,
+    gen_move,          gen_move_immediate,
+    gen_extend,        gen_lea,
+    gen_exchange,      gen_conditional,
+    gen_conditional,   gen_stack,
+    gen_swap,          gen_movbe_crc,
+    gen_bmi,           gen_adx,
+    gen_string,        gen_sse,
+    gen_sse,           gen_x87,
+    gen_test_not_neg,  gen_inc_dec,
+    gen_shift_double,  gen_exchange_wide,
+    gen_single_byte,
 };
 
 static void generate_one(struct generator *g)
@@ -782,7 +810,8 @@ static void generate_one(struct generator *g)
 static void generate_branch(struct generator *g)
 {
     static const uint8_t always[] = {0xeb, 0xe3, 0xe2, 0xe1, 0xe0};
-    uint8_t opcode = one_in(g, 4) ? always[below(g, sizeof always)] : (uint8_t)(0x70 + below(g, 16));
+    uint8_t opcode =
+        one_in(g, 4) ? always[below(g, sizeof always)] : (uint8_t)(0x70 + below(g, 16));
     size_t at;
 
     put(g, opcode, 1);

@@ -21,11 +21,11 @@
 #define STACK_TOP   (DATA_BASE + 0x3800)
 
 struct generator {
-    uint64_t random; /* state of the generator, from the seed alone */
+    uint64_t random;           /* state of the generator, from the seed alone */
     bool avx, bmi, movbe, adx; /* what the host has */
     uint8_t *code;
     size_t length, capacity;
-    unsigned count;   /* instructions emitted */
+    unsigned count; /* instructions emitted */
 };
 
 /* Fills g->code with about `instructions` and the final jump. */

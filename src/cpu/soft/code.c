@@ -25,11 +25,11 @@
 
 #include "cpu/soft/paging.h"
 
-#define JUMP_ENTRIES   4096
-#define HASH_ENTRIES   16384
-#define PAGE_ENTRIES   4096
-#define NOTES_MAX      64
-#define ARENA_BYTES    (UINT64_C(48) << 20)
+#define JUMP_ENTRIES    4096
+#define HASH_ENTRIES    16384
+#define PAGE_ENTRIES    4096
+#define NOTES_MAX       64
+#define ARENA_BYTES     (UINT64_C(48) << 20)
 #define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
 
 struct code_page {
@@ -445,7 +445,8 @@ void soft_code_mode_changed(struct soft_vcpu *c)
     struct soft_cache *cache = c->cache;
     const struct x86_segment *cs = &c->seg[X86_CS];
 
-    if (c->code_size != X86_CODE_64 && (cs->base != cache->cs_base || cs->limit != cache->cs_limit)) {
+    if (c->code_size != X86_CODE_64 &&
+        (cs->base != cache->cs_base || cs->limit != cache->cs_limit)) {
         cache->cs_base = cs->base;
         cache->cs_limit = cs->limit;
         cache->generation++;
@@ -760,8 +761,7 @@ static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
 static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *c)
 {
     uint64_t linear = code_linear(c);
-    struct jump_entry *jump =
-        &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
+    struct jump_entry *jump = &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
     uint64_t gpa;
     const uint8_t *host;
     struct soft_block *block;
@@ -786,8 +786,7 @@ static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *
 
 const struct soft_block *soft_code_find(struct soft_vcpu *c)
 {
-    struct jump_entry *jump =
-        &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
+    struct jump_entry *jump = &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
 
     if (jump->rip == c->rip && jump->generation == c->code_key && jump->block->valid)
         return jump->block;

@@ -2,7 +2,7 @@
  * Integer instructions of the soft engine, but strings (string.c) and all that leaves the segment
  * or the privilege level (far.c, system.c).
  *
- * Source: Intel SDM vol. 2. Arithmetic is done on the host's own unit: integer_sized.h.
+ * Source: Intel SDM vol. 2. Arithmetic is done on the host's own unit: integer_sized.inc.
  * Threads: a vCPU's own.
  */
 #include "cpu/soft/integer.h"
@@ -68,13 +68,13 @@ static inline bool condition_holds(const struct soft_vcpu *c, unsigned code)
 }
 
 #define BITS 8
-#include "cpu/soft/integer_sized.h"
+#include "cpu/soft/integer_sized.inc"
 #define BITS 16
-#include "cpu/soft/integer_sized.h"
+#include "cpu/soft/integer_sized.inc"
 #define BITS 32
-#include "cpu/soft/integer_sized.h"
+#include "cpu/soft/integer_sized.inc"
 #define BITS 64
-#include "cpu/soft/integer_sized.h"
+#include "cpu/soft/integer_sized.inc"
 
 static void set_sized(struct soft_vcpu *c, const struct x86_insn *insn, unsigned number,
                       uint64_t value)
@@ -541,8 +541,8 @@ static void decimal_adjust(struct soft_vcpu *c, const struct soft_op *op)
         al = (uint8_t)(subtract ? al - 0x60 : al + 0x60);
     flags = flags_of(al);
     *(uint8_t *)c->gpr = al;
-    c->arith = (uint16_t)((flags & ~(ARITH_CF | ARITH_AF)) | (cf ? ARITH_CF : 0) |
-                          (af ? ARITH_AF : 0));
+    c->arith =
+        (uint16_t)((flags & ~(ARITH_CF | ARITH_AF)) | (cf ? ARITH_CF : 0) | (af ? ARITH_AF : 0));
 }
 
 static void ascii_adjust(struct soft_vcpu *c, const struct soft_op *op)
@@ -691,8 +691,14 @@ static void adx(struct soft_vcpu *c, const struct soft_op *op)
 
 /* -- the tables -- */
 
-#define BY_SIZE(name)  {name##8, name##16, name##32, name##64}
-#define BY_SIZE3(name) {NULL, name##16, name##32, name##64}
+#define BY_SIZE(name)                                                                              \
+    {                                                                                              \
+        name##8, name##16, name##32, name##64                                                      \
+    }
+#define BY_SIZE3(name)                                                                             \
+    {                                                                                              \
+        NULL, name##16, name##32, name##64                                                         \
+    }
 
 /* Two-operand arithmetic and MOV: where the operands lie decides once, here. */
 enum variant { REG_REG, REG_IMM, REG_MEM, MEM_REG, MEM_IMM, VARIANTS };
@@ -732,42 +738,24 @@ struct sized {
 };
 
 static const struct sized sized[] = {
-    {X86_OP_INC, BY_SIZE(inc_rm)},
-    {X86_OP_DEC, BY_SIZE(dec_rm)},
-    {X86_OP_NOT, BY_SIZE(not_rm)},
-    {X86_OP_NEG, BY_SIZE(neg_rm)},
-    {X86_OP_ROL, BY_SIZE(rol_rm)},
-    {X86_OP_ROR, BY_SIZE(ror_rm)},
-    {X86_OP_RCL, BY_SIZE(rcl_rm)},
-    {X86_OP_RCR, BY_SIZE(rcr_rm)},
-    {X86_OP_SHL, BY_SIZE(shl_rm)},
-    {X86_OP_SHR, BY_SIZE(shr_rm)},
-    {X86_OP_SAR, BY_SIZE(sar_rm)},
-    {X86_OP_SHLD, BY_SIZE3(shld_rm)},
-    {X86_OP_SHRD, BY_SIZE3(shrd_rm)},
-    {X86_OP_BT, BY_SIZE3(bt_rm)},
-    {X86_OP_BTS, BY_SIZE3(bts_rm)},
-    {X86_OP_BTR, BY_SIZE3(btr_rm)},
-    {X86_OP_BTC, BY_SIZE3(btc_rm)},
-    {X86_OP_BSF, BY_SIZE3(bsf_reg_rm)},
-    {X86_OP_BSR, BY_SIZE3(bsr_reg_rm)},
-    {X86_OP_IMUL2, BY_SIZE3(imul2_reg_rm)},
-    {X86_OP_IMUL3, BY_SIZE3(imul3)},
-    {X86_OP_CMOV, BY_SIZE3(cmov)},
-    {X86_OP_MOVZX8, BY_SIZE3(movzx8_)},
-    {X86_OP_MOVZX16, BY_SIZE3(movzx16_)},
-    {X86_OP_MOVSX8, BY_SIZE3(movsx8_)},
-    {X86_OP_MOVSX16, BY_SIZE3(movsx16_)},
-    {X86_OP_MOVSXD, BY_SIZE3(movsxd_)},
-    {X86_OP_LEA, BY_SIZE3(lea)},
-    {X86_OP_MOVBE, BY_SIZE3(movbe)},
-    {X86_OP_XCHG, BY_SIZE(xchg)},
-    {X86_OP_XADD, BY_SIZE(xadd)},
-    {X86_OP_CMPXCHG, BY_SIZE(cmpxchg)},
-    {X86_OP_MUL, BY_SIZE(mul)},
-    {X86_OP_IMUL1, BY_SIZE(mul)},
-    {X86_OP_DIV, BY_SIZE(div)},
-    {X86_OP_IDIV, {div8, idiv16, idiv32, idiv64}},
+    {X86_OP_INC, BY_SIZE(inc_rm)},      {X86_OP_DEC, BY_SIZE(dec_rm)},
+    {X86_OP_NOT, BY_SIZE(not_rm)},      {X86_OP_NEG, BY_SIZE(neg_rm)},
+    {X86_OP_ROL, BY_SIZE(rol_rm)},      {X86_OP_ROR, BY_SIZE(ror_rm)},
+    {X86_OP_RCL, BY_SIZE(rcl_rm)},      {X86_OP_RCR, BY_SIZE(rcr_rm)},
+    {X86_OP_SHL, BY_SIZE(shl_rm)},      {X86_OP_SHR, BY_SIZE(shr_rm)},
+    {X86_OP_SAR, BY_SIZE(sar_rm)},      {X86_OP_SHLD, BY_SIZE3(shld_rm)},
+    {X86_OP_SHRD, BY_SIZE3(shrd_rm)},   {X86_OP_BT, BY_SIZE3(bt_rm)},
+    {X86_OP_BTS, BY_SIZE3(bts_rm)},     {X86_OP_BTR, BY_SIZE3(btr_rm)},
+    {X86_OP_BTC, BY_SIZE3(btc_rm)},     {X86_OP_BSF, BY_SIZE3(bsf_reg_rm)},
+    {X86_OP_BSR, BY_SIZE3(bsr_reg_rm)}, {X86_OP_IMUL2, BY_SIZE3(imul2_reg_rm)},
+    {X86_OP_IMUL3, BY_SIZE3(imul3)},    {X86_OP_CMOV, BY_SIZE3(cmov)},
+    {X86_OP_MOVZX8, BY_SIZE3(movzx8_)}, {X86_OP_MOVZX16, BY_SIZE3(movzx16_)},
+    {X86_OP_MOVSX8, BY_SIZE3(movsx8_)}, {X86_OP_MOVSX16, BY_SIZE3(movsx16_)},
+    {X86_OP_MOVSXD, BY_SIZE3(movsxd_)}, {X86_OP_LEA, BY_SIZE3(lea)},
+    {X86_OP_MOVBE, BY_SIZE3(movbe)},    {X86_OP_XCHG, BY_SIZE(xchg)},
+    {X86_OP_XADD, BY_SIZE(xadd)},       {X86_OP_CMPXCHG, BY_SIZE(cmpxchg)},
+    {X86_OP_MUL, BY_SIZE(mul)},         {X86_OP_IMUL1, BY_SIZE(mul)},
+    {X86_OP_DIV, BY_SIZE(div)},         {X86_OP_IDIV, {div8, idiv16, idiv32, idiv64}},
 };
 
 static unsigned size_index(const struct x86_insn *insn)

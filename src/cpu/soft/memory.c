@@ -365,8 +365,7 @@ void soft_system_probe(struct soft_vcpu *c, uint64_t linear, unsigned length,
     span_prepare(&s);
 }
 
-void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value,
-                   unsigned size)
+void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value, unsigned size)
 {
     store_privileged(span_as(c, linear, size, privilege_as(c, cpl)), value);
 }
@@ -387,8 +386,7 @@ void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned l
 
 /* -- read-modify-write -- */
 
-static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t linear,
-                                                unsigned size)
+static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t linear, unsigned size)
 {
     struct span s = span_of(c, linear, size, SOFT_WRITE);
     uint8_t *to = c->rmw_buffer;

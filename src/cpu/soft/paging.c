@@ -12,14 +12,14 @@
 
 #include "cpu/soft/code.h"
 
-#define PTE_P    (UINT64_C(1) << 0)
-#define PTE_W    (UINT64_C(1) << 1)
-#define PTE_U    (UINT64_C(1) << 2)
-#define PTE_A    (UINT64_C(1) << 5)
-#define PTE_D    (UINT64_C(1) << 6)
-#define PTE_PS   (UINT64_C(1) << 7)
-#define PTE_NX   (UINT64_C(1) << 63)
-#define PTE_ADDR UINT64_C(0x000ffffffffff000)
+#define PTE_P       (UINT64_C(1) << 0)
+#define PTE_W       (UINT64_C(1) << 1)
+#define PTE_U       (UINT64_C(1) << 2)
+#define PTE_A       (UINT64_C(1) << 5)
+#define PTE_D       (UINT64_C(1) << 6)
+#define PTE_PS      (UINT64_C(1) << 7)
+#define PTE_NX      (UINT64_C(1) << 63)
+#define PTE_ADDR    UINT64_C(0x000ffffffffff000)
 
 #define PF_PRESENT  1u
 #define PF_WRITE    2u
@@ -113,7 +113,8 @@ static bool walk_wide(struct walk *w, uint64_t table, unsigned level, struct sof
 
     for (;; level--) {
         unsigned shift = 12 + 9 * level;
-        bool may_be_large = level == 1 || (level == 2 && w->c->vm->cpuid->feature[X86_FEATURE_PAGE1GB]);
+        bool may_be_large =
+            level == 1 || (level == 2 && w->c->vm->cpuid->feature[X86_FEATURE_PAGE1GB]);
         uint64_t extra = 0;
         uint64_t value;
 
@@ -392,8 +393,7 @@ void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
     }
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         for (unsigned a = 0; a < 3; a++) {
-            struct soft_tlb_entry *entry =
-                &c->tlb[p].entry[a][(linear >> 12) % SOFT_TLB_ENTRIES];
+            struct soft_tlb_entry *entry = &c->tlb[p].entry[a][(linear >> 12) % SOFT_TLB_ENTRIES];
 
             if (entry->tag == (linear & ~UINT64_C(0xfff)))
                 entry->tag = SOFT_TLB_EMPTY;

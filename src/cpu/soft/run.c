@@ -16,9 +16,9 @@
 #include "cpu/soft/soft.h"
 #include "cpu/soft/soft_engine.h"
 
-#define DR6_BS       (UINT64_C(1) << 14)
-#define DR7_ENABLED  UINT64_C(0xff)
-#define PAUSES_MAX   256
+#define DR6_BS      (UINT64_C(1) << 14)
+#define DR7_ENABLED UINT64_C(0xff)
+#define PAUSES_MAX  256
 
 struct cpu_vm {
     struct soft_vm soft;
@@ -180,8 +180,7 @@ static void debug_trap(struct soft_vcpu *c, uint64_t bits)
 
 static void external_take(struct soft_vcpu *c, uint8_t vector)
 {
-    struct soft_event event = {
-        .kind = SOFT_EVENT_EXTERNAL, .vector = vector, .return_rip = c->rip};
+    struct soft_event event = {.kind = SOFT_EVENT_EXTERNAL, .vector = vector, .return_rip = c->rip};
 
     op_idle(c);
     event_start(c, &event);
@@ -195,8 +194,7 @@ static uint64_t breakpoints_at(const struct soft_vcpu *c)
     uint64_t hits = 0;
 
     for (unsigned i = 0; i < 4; i++) {
-        if (((c->dr7 >> (2 * i)) & 3) && ((c->dr7 >> (16 + 4 * i)) & 15) == 0 &&
-            c->dr[i] == linear)
+        if (((c->dr7 >> (2 * i)) & 3) && ((c->dr7 >> (16 + 4 * i)) & 15) == 0 && c->dr[i] == linear)
             hits |= UINT64_C(1) << i;
     }
     return hits;

@@ -72,7 +72,8 @@ struct soft_large_pages {
 
 /* Vector and x87 state as the host's own unit takes it. */
 struct soft_vector {
-    _Alignas(64) uint8_t zmm[32][64]; /* XMM n is the first 16 bytes of zmm[n], YMM n the first 32 */
+    _Alignas(
+        64) uint8_t zmm[32][64]; /* XMM n is the first 16 bytes of zmm[n], YMM n the first 32 */
     _Alignas(64) uint8_t fxsave[512]; /* FXSAVE64 image; only its x87/MMX part is valid here */
     uint64_t opmask[8];
     uint32_t mxcsr;
@@ -112,7 +113,7 @@ struct soft_vcpu {
     bool nmi_blocked;
     bool nmi_pending;
     bool halted;
-    bool step; /* one instruction at a time: TF, RF or breakpoints are on */
+    bool step;             /* one instruction at a time: TF, RF or breakpoints are on */
     uint64_t code_key;     /* soft_code_mode_changed(): which blocks c->rip may mean */
     uint64_t address_mask; /* of linear addresses: 2^32 - 1, or all ones in 64-bit mode */
 
@@ -176,7 +177,7 @@ struct soft_vm {
     const struct x86_cpuid *cpuid;
     unsigned vcpu_count;
     struct soft_vcpu **vcpu;
-    struct soft_code *code; /* which pages hold decoded code, see code.c */
+    struct soft_code *code;     /* which pages hold decoded code, see code.c */
     pthread_mutex_t split_lock; /* held for locked accesses that cross a page */
     void *stubs;                /* vector.c: the stub buffer, shared by all vCPUs */
 };
@@ -252,7 +253,7 @@ void soft_rmw_end(struct soft_vcpu *c);
 void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access);
 
 /* -- paging (paging.c) -- */
-void soft_tlb_flush(struct soft_vcpu *c);                      /* all, global ones too */
+void soft_tlb_flush(struct soft_vcpu *c);                       /* all, global ones too */
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */
 /* Loads PAE's PDPTEs from cr3; false: reserved bits set (#GP). */
 bool soft_pdpte_load(struct soft_vcpu *c, uint64_t cr3);
@@ -285,7 +286,7 @@ static inline bool soft_is_v86(const struct soft_vcpu *c)
 void soft_push(struct soft_vcpu *c, uint64_t value, unsigned size);
 uint64_t soft_pop(struct soft_vcpu *c, unsigned size);
 /* RSP in the stack's width. */
-uint64_t soft_stack_mask(const struct soft_vcpu *c); /* 0xffff, 0xffffffff or all ones */
+uint64_t soft_stack_mask(const struct soft_vcpu *c);    /* 0xffff, 0xffffffff or all ones */
 void soft_stack_set(struct soft_vcpu *c, uint64_t rsp); /* keeps the bits outside the width */
 
 /* -- control transfers (far.c, interrupt.c, task.c): handlers and what run.c calls -- */
@@ -321,9 +322,9 @@ static inline void soft_require_cpl0(struct soft_vcpu *c)
 }
 
 /* The handler tables of the other files: NULL where a file does not have the operation. */
-soft_handler *soft_handler_for(const struct x86_insn *insn);         /* integer.c asks them all */
-soft_handler *soft_control_handler(const struct x86_insn *insn);     /* far.c */
-soft_handler *soft_system_handler(const struct x86_insn *insn);      /* system.c */
+soft_handler *soft_handler_for(const struct x86_insn *insn);     /* integer.c asks them all */
+soft_handler *soft_control_handler(const struct x86_insn *insn); /* far.c */
+soft_handler *soft_system_handler(const struct x86_insn *insn);  /* system.c */
 /* vector.c: also fills op->stub and op->extra; NULL: #UD for this CPU model. */
 soft_handler *soft_vector_handler(struct soft_vm *vm, struct soft_op *op);
 MUST_CHECK int soft_vector_init(struct soft_vm *vm, struct error *err);

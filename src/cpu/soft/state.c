@@ -11,9 +11,10 @@
     X(gpr) X(seg) X(ldtr) X(tr) X(gdtr) X(idtr) X(dr) X(mtrr_fixed) X(mtrr_base) X(mtrr_mask)
 
 #define SAME_FIELDS(X)                                                                             \
-    X(rip) X(cr0) X(cr2) X(cr3) X(cr4) X(xcr0) X(dr6) X(dr7) X(efer) X(star) X(lstar) X(cstar)     \
-    X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(pat) X(tsc_aux)   \
-    X(misc_enable) X(mtrr_def_type) X(tsc_adjust) X(halted) X(nmi_blocked)
+    X(rip)                                                                                         \
+    X(cr0) X(cr2) X(cr3) X(cr4) X(xcr0) X(dr6) X(dr7) X(efer) X(star) X(lstar) X(cstar) X(sfmask)  \
+        X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(pat) X(tsc_aux)         \
+            X(misc_enable) X(mtrr_def_type) X(tsc_adjust) X(halted) X(nmi_blocked)
 
 void soft_state_get(const struct soft_vcpu *c, struct x86_state *state)
 {
@@ -46,8 +47,9 @@ static void unfinished_drop(struct soft_vcpu *c)
 int soft_state_set(struct soft_vcpu *c, const struct x86_state *state, struct error *err)
 {
     if ((state->xcr0 & ~c->vm->cpuid->xcr0_allowed) != 0)
-        return error_set(err, -EINVAL, "the saved state uses vector registers (XCR0 %#llx) that CPU "
-                                   "model %s lacks",
+        return error_set(err, -EINVAL,
+                         "the saved state uses vector registers (XCR0 %#llx) that CPU "
+                         "model %s lacks",
                          (unsigned long long)state->xcr0, c->vm->cpuid->model);
     if (!soft_xsave_set(c, state->xsave))
         return error_set(err, -EINVAL, "the saved state's XSAVE image has reserved bits set");

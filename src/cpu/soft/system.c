@@ -97,9 +97,9 @@ static uint64_t cr4_allowed(const struct soft_vcpu *c)
         enum x86_feature feature;
         uint32_t bit;
     } optional[] = {
-        {X86_FEATURE_UMIP, X86_CR4_UMIP},   {X86_FEATURE_FSGSBASE, X86_CR4_FSGSBASE},
-        {X86_FEATURE_PCID, X86_CR4_PCIDE},  {X86_FEATURE_XSAVE, X86_CR4_OSXSAVE},
-        {X86_FEATURE_SMEP, X86_CR4_SMEP},   {X86_FEATURE_SMAP, X86_CR4_SMAP},
+        {X86_FEATURE_UMIP, X86_CR4_UMIP},  {X86_FEATURE_FSGSBASE, X86_CR4_FSGSBASE},
+        {X86_FEATURE_PCID, X86_CR4_PCIDE}, {X86_FEATURE_XSAVE, X86_CR4_OSXSAVE},
+        {X86_FEATURE_SMEP, X86_CR4_SMEP},  {X86_FEATURE_SMAP, X86_CR4_SMAP},
     };
 
     bits &= ~(uint64_t)(X86_CR4_VME | X86_CR4_PVI); /* CPUID does not offer them */
@@ -113,8 +113,8 @@ static uint64_t cr4_allowed(const struct soft_vcpu *c)
 static void cr4_write(struct soft_vcpu *c, uint64_t value)
 {
     uint64_t changed = value ^ c->cr4;
-    const uint64_t flushing = X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE |
-                              X86_CR4_SMEP | X86_CR4_SMAP;
+    const uint64_t flushing =
+        X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP;
     uint64_t before = c->cr4;
 
     if ((value & ~cr4_allowed(c)) || (c->long_mode && !(value & X86_CR4_PAE)) ||
@@ -228,12 +228,12 @@ static void clts(struct soft_vcpu *c, const struct soft_op *op)
 
 /* -- debug registers (Intel SDM vol. 3, 17.2) -- */
 
-#define DR6_FIXED UINT64_C(0xffff0ff0)
+#define DR6_FIXED    UINT64_C(0xffff0ff0)
 #define DR6_WRITABLE UINT64_C(0xe00f)
-#define DR6_BD (UINT64_C(1) << 13)
-#define DR7_FIXED UINT64_C(0x400)
+#define DR6_BD       (UINT64_C(1) << 13)
+#define DR7_FIXED    UINT64_C(0x400)
 #define DR7_WRITABLE UINT64_C(0xffff2bff)
-#define DR7_GD (UINT64_C(1) << 13)
+#define DR7_GD       (UINT64_C(1) << 13)
 
 static unsigned debug_register(struct soft_vcpu *c, const struct soft_op *op)
 {
@@ -362,6 +362,8 @@ static void rdmsr(struct soft_vcpu *c, const struct soft_op *op)
     soft_require_cpl0(c);
     if (index == X86_MSR_TSC) {
         value = guest_tsc(c);
+    } else if (index == X86_MSR_ARCH_CAPABILITIES) {
+        value = X86_ARCH_CAPABILITIES;
     } else if (index == X86_MSR_MTRRCAP) {
         value = X86_MTRR_VARIABLE_COUNT | 0x500; /* fixed ranges, write-combining */
     } else {
@@ -377,8 +379,7 @@ static void efer_write(struct soft_vcpu *c, uint64_t value)
 {
     uint64_t allowed = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
 
-    if ((value & ~allowed) ||
-        (((value ^ c->efer) & X86_EFER_LME) && (c->cr0 & X86_CR0_PG)))
+    if ((value & ~allowed) || (((value ^ c->efer) & X86_EFER_LME) && (c->cr0 & X86_CR0_PG)))
         soft_raise_code(c, X86_GP, 0);
     value = (value & ~(uint64_t)X86_EFER_LMA) | (c->efer & X86_EFER_LMA);
     if ((value ^ c->efer) & X86_EFER_NXE)
@@ -612,8 +613,8 @@ static void clflush(struct soft_vcpu *c, const struct soft_op *op)
     bool opt = insn->pp == 1;
 
     if (opt)
-        require_feature(c, ((insn->modrm >> 3) & 7) == 7 ? X86_FEATURE_CLFLUSHOPT
-                                                         : X86_FEATURE_CLWB);
+        require_feature(c,
+                        ((insn->modrm >> 3) & 7) == 7 ? X86_FEATURE_CLFLUSHOPT : X86_FEATURE_CLWB);
     /* Faults as a load does, and has nothing else to do: memory is coherent. */
     soft_probe(c, soft_operand(c, op, 1, SOFT_READ), 1, SOFT_READ);
 }
@@ -666,24 +667,24 @@ static void undefined(struct soft_vcpu *c, const struct soft_op *op)
 soft_handler *soft_system_handler(const struct x86_insn *insn)
 {
     static soft_handler *const handlers[X86_OP_COUNT] = {
-        [X86_OP_MOV_TO_CR] = mov_to_cr,   [X86_OP_MOV_FROM_CR] = mov_from_cr,
-        [X86_OP_MOV_TO_DR] = mov_to_dr,   [X86_OP_MOV_FROM_DR] = mov_from_dr,
-        [X86_OP_SMSW] = smsw,             [X86_OP_LMSW] = lmsw,
-        [X86_OP_CLTS] = clts,             [X86_OP_RDMSR] = rdmsr,
-        [X86_OP_WRMSR] = wrmsr,           [X86_OP_CPUID] = cpuid,
-        [X86_OP_RDTSC] = rdtsc,           [X86_OP_RDTSCP] = rdtsc,
-        [X86_OP_RDPMC] = rdpmc,           [X86_OP_RDPID] = rdpid,
-        [X86_OP_RDRAND] = rdrand,         [X86_OP_RDSEED] = rdrand,
-        [X86_OP_XGETBV] = xgetbv,         [X86_OP_XSETBV] = xsetbv,
-        [X86_OP_INVLPG] = invlpg,         [X86_OP_INVPCID] = invpcid,
-        [X86_OP_INVD] = cpl0_only,        [X86_OP_WBINVD] = cpl0_only,
-        [X86_OP_NOP] = nothing,           [X86_OP_PREFETCH] = nothing,
-        [X86_OP_LFENCE] = nothing,        [X86_OP_SFENCE] = nothing,
-        [X86_OP_MFENCE] = fence,          [X86_OP_CLFLUSH] = clflush,
-        [X86_OP_SERIALIZE] = serialize,   [X86_OP_CLAC] = smap_flag,
-        [X86_OP_STAC] = smap_flag,        [X86_OP_HLT] = hlt,
-        [X86_OP_PAUSE] = pause_hint,      [X86_OP_UD] = undefined,
-        [X86_OP_VMCALL] = undefined,      [X86_OP_MONITOR] = undefined,
+        [X86_OP_MOV_TO_CR] = mov_to_cr, [X86_OP_MOV_FROM_CR] = mov_from_cr,
+        [X86_OP_MOV_TO_DR] = mov_to_dr, [X86_OP_MOV_FROM_DR] = mov_from_dr,
+        [X86_OP_SMSW] = smsw,           [X86_OP_LMSW] = lmsw,
+        [X86_OP_CLTS] = clts,           [X86_OP_RDMSR] = rdmsr,
+        [X86_OP_WRMSR] = wrmsr,         [X86_OP_CPUID] = cpuid,
+        [X86_OP_RDTSC] = rdtsc,         [X86_OP_RDTSCP] = rdtsc,
+        [X86_OP_RDPMC] = rdpmc,         [X86_OP_RDPID] = rdpid,
+        [X86_OP_RDRAND] = rdrand,       [X86_OP_RDSEED] = rdrand,
+        [X86_OP_XGETBV] = xgetbv,       [X86_OP_XSETBV] = xsetbv,
+        [X86_OP_INVLPG] = invlpg,       [X86_OP_INVPCID] = invpcid,
+        [X86_OP_INVD] = cpl0_only,      [X86_OP_WBINVD] = cpl0_only,
+        [X86_OP_NOP] = nothing,         [X86_OP_PREFETCH] = nothing,
+        [X86_OP_LFENCE] = nothing,      [X86_OP_SFENCE] = nothing,
+        [X86_OP_MFENCE] = fence,        [X86_OP_CLFLUSH] = clflush,
+        [X86_OP_SERIALIZE] = serialize, [X86_OP_CLAC] = smap_flag,
+        [X86_OP_STAC] = smap_flag,      [X86_OP_HLT] = hlt,
+        [X86_OP_PAUSE] = pause_hint,    [X86_OP_UD] = undefined,
+        [X86_OP_VMCALL] = undefined,    [X86_OP_MONITOR] = undefined,
         [X86_OP_MWAIT] = undefined,
     };
 

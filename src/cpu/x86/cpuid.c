@@ -28,7 +28,9 @@ struct feature_bit {
 };
 
 #define BIT(feature, name, function, index, reg, bit, level, native)                               \
-    {X86_FEATURE_##feature, name, function, index, reg, bit, LEVEL_##level, native}
+    {                                                                                              \
+        X86_FEATURE_##feature, name, function, index, reg, bit, LEVEL_##level, native              \
+    }
 
 static const struct feature_bit feature_bits[] = {
     BIT(SSE3, "sse3", 1, 0, ECX, 0, V2, true),
@@ -193,9 +195,9 @@ static void leaves_cache(struct x86_cpuid *cpuid, unsigned vcpus)
 {
     uint32_t cores = ((vcpus - 1) & 63) << 26;
     const struct x86_cpuid_leaf leaves[] = {
-        {4, 0, 0x121 | cores, 7u << 22 | 63, 63, 0},                        /* 32 KiB data */
-        {4, 1, 0x122 | cores, 7u << 22 | 63, 63, 0},                        /* 32 KiB code */
-        {4, 2, 0x143 | cores, 15u << 22 | 63, 1023, 0},                     /* 1 MiB */
+        {4, 0, 0x121 | cores, 7u << 22 | 63, 63, 0},    /* 32 KiB data */
+        {4, 1, 0x122 | cores, 7u << 22 | 63, 63, 0},    /* 32 KiB code */
+        {4, 2, 0x143 | cores, 15u << 22 | 63, 1023, 0}, /* 1 MiB */
         {4, 3, 0x163 | cores | ((vcpus - 1) & 0xfff) << 14, 15u << 22 | 63, 16383, 0}, /* 16 MiB */
         {4, 4, 0, 0, 0, 0},
     };
@@ -216,8 +218,8 @@ static unsigned bits_for(unsigned count)
 static void leaves_topology(struct x86_cpuid *cpuid, unsigned vcpus)
 {
     const struct x86_cpuid_leaf leaves[] = {
-        {0xb, 0, 0, 1, 0x100, 0},                    /* SMT: one thread a core */
-        {0xb, 1, bits_for(vcpus), vcpus, 0x201, 0},  /* cores of the package */
+        {0xb, 0, 0, 1, 0x100, 0},                   /* SMT: one thread a core */
+        {0xb, 1, bits_for(vcpus), vcpus, 0x201, 0}, /* cores of the package */
         {0xb, 2, 0, 0, 2, 0},
     };
 
@@ -265,16 +267,16 @@ static void leaves_paravirt(struct x86_cpuid *cpuid)
 
 static void leaves_time(struct x86_cpuid *cpuid)
 {
-    const struct x86_cpuid_leaf leaf = {0x16, 0, (uint32_t)(cpuid->tsc_hz / 1000000),
-                                        (uint32_t)(cpuid->tsc_hz / 1000000), 100, 0};
+    const struct x86_cpuid_leaf leaf = {
+        0x16, 0, (uint32_t)(cpuid->tsc_hz / 1000000), (uint32_t)(cpuid->tsc_hz / 1000000), 100, 0};
 
     leaf_add(cpuid, &leaf);
 }
 
 /* Leaf 1's EDX that every model has: FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE,
  * MCA, CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2. */
-#define LEAF1_EDX 0x078bfbfdu
-#define LEAF1_HTT (1u << 28)
+#define LEAF1_EDX        0x078bfbfdu
+#define LEAF1_HTT        (1u << 28)
 #define LEAF1_HYPERVISOR (1u << 31)
 
 static void leaves_basic(struct x86_cpuid *cpuid, unsigned vcpus)
@@ -285,7 +287,7 @@ static void leaves_basic(struct x86_cpuid *cpuid, unsigned vcpus)
          LEAF1_EDX | (vcpus > 1 ? LEAF1_HTT : 0)},
         {2, 0, 0x00ff0001, 0, 0, 0}, /* "see leaf 4" */
         {5, 0, 0, 0, 0, 0},
-        {6, 0, 1u << 2, 0, 0, 0}, /* ARAT: the APIC timer never stops */
+        {6, 0, 1u << 2, 0, 0, 0},         /* ARAT: the APIC timer never stops */
         {7, 0, 1, 1u << 13, 0, 1u << 29}, /* no FCS, FDS; EDX: IA32_ARCH_CAPABILITIES */
         {7, 1, 0, 0, 0, 0},
     };
@@ -403,8 +405,8 @@ static int model_find(const char *name, unsigned *out, struct error *err)
                      name);
 }
 
-static int model_build(unsigned which, const struct x86_cpuid_config *config,
-                       struct x86_cpuid *out, struct error *err)
+static int model_build(unsigned which, const struct x86_cpuid_config *config, struct x86_cpuid *out,
+                       struct error *err)
 {
     const struct model *model = &models[which];
     char missing[256];

@@ -19,6 +19,14 @@ struct x86_cpuid_leaf {
 
 #define X86_CPUID_LEAVES_MAX 64
 
+/*
+ * IA32_ARCH_CAPABILITIES, the same in every model: RDCL_NO, SKIP_L1DFL_VMENTRY, PSCHANGE_MC_NO.
+ * A guest need not split its page tables against Meltdown: its user code is kept from its kernel's
+ * memory by the engine's own checks (soft), or runs on hosts that have RDCL_NO (hardware engines
+ * must clear the bit elsewhere). See THREATS.md.
+ */
+#define X86_ARCH_CAPABILITIES UINT64_C(0x49)
+
 /* Features that the engine and its instruction tables ask about, by CPUID bit. */
 enum x86_feature {
     X86_FEATURE_NONE, /* in every model */
@@ -112,7 +120,8 @@ struct x86_cpu_model {
 extern const struct x86_cpu_model x86_cpu_models[];
 extern const unsigned x86_cpu_model_count;
 
-/* Builds the table. -ENOENT: no such model; -ENOTSUP: this host lacks features, which are listed. */
+/* Builds the table. -ENOENT: no such model; -ENOTSUP: this host lacks features, which are listed.
+ */
 MUST_CHECK int x86_cpuid_build(const struct x86_cpuid_config *config, struct x86_cpuid *out,
                                struct error *err);
 

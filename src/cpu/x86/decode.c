@@ -8,30 +8,30 @@
 #include "cpu/x86/state.h"
 
 /* What an opcode asks of the decoder. */
-#define MODRM 0x000001u
-#define BYTE  0x000002u /* byte operands */
-#define WORD  0x000004u /* always 16-bit operands */
-#define D64   0x000008u /* 64-bit by default in 64-bit mode, 16-bit with 66 */
-#define F64   0x000010u /* 64-bit in 64-bit mode, 66 ignored (near branches, Intel) */
-#define NATIVE 0x000020u /* 64-bit in 64-bit mode, 32-bit elsewhere (MOV CR) */
-#define I64   0x000040u /* #UD in 64-bit mode */
-#define LOCKS 0x000080u /* may have LOCK when RM is memory */
-#define IB    0x000100u /* 8-bit immediate, sign-extended */
-#define IBZ   0x000200u /* 8-bit immediate, zero-extended */
-#define IW    0x000400u /* 16-bit immediate, zero-extended */
-#define IZ    0x000800u /* 16- or 32-bit immediate, sign-extended */
-#define IV    0x001000u /* immediate of the operand's size, up to 64 bits */
-#define IFAR  0x002000u /* far pointer */
-#define MEM   0x004000u /* RM must be memory */
-#define REG   0x008000u /* RM is a register whatever mod says (MOV CR) */
-#define RMREG 0x010000u /* RM must be a register */
-#define ZREG  0x020000u /* RM is the register in the opcode's low bits */
-#define ACC   0x040000u /* the register operand is the accumulator */
-#define CL    0x080000u /* counted by CL */
-#define ONE   0x100000u /* counted by 1 */
-#define MOFFS 0x200000u /* memory operand given by an address-sized offset */
+#define MODRM    0x000001u
+#define BYTE     0x000002u /* byte operands */
+#define WORD     0x000004u /* always 16-bit operands */
+#define D64      0x000008u /* 64-bit by default in 64-bit mode, 16-bit with 66 */
+#define F64      0x000010u /* 64-bit in 64-bit mode, 66 ignored (near branches, Intel) */
+#define NATIVE   0x000020u /* 64-bit in 64-bit mode, 32-bit elsewhere (MOV CR) */
+#define I64      0x000040u /* #UD in 64-bit mode */
+#define LOCKS    0x000080u /* may have LOCK when RM is memory */
+#define IB       0x000100u /* 8-bit immediate, sign-extended */
+#define IBZ      0x000200u /* 8-bit immediate, zero-extended */
+#define IW       0x000400u /* 16-bit immediate, zero-extended */
+#define IZ       0x000800u /* 16- or 32-bit immediate, sign-extended */
+#define IV       0x001000u /* immediate of the operand's size, up to 64 bits */
+#define IFAR     0x002000u /* far pointer */
+#define MEM      0x004000u /* RM must be memory */
+#define REG      0x008000u /* RM is a register whatever mod says (MOV CR) */
+#define RMREG    0x010000u /* RM must be a register */
+#define ZREG     0x020000u /* RM is the register in the opcode's low bits */
+#define ACC      0x040000u /* the register operand is the accumulator */
+#define CL       0x080000u /* counted by CL */
+#define ONE      0x100000u /* counted by 1 */
+#define MOFFS    0x200000u /* memory operand given by an address-sized offset */
 #define DWORDMIN 0x400000u /* 66 does not shrink the operand (a mandatory prefix) */
-#define O64   0x800000u /* #UD outside 64-bit mode */
+#define O64      0x800000u /* #UD outside 64-bit mode */
 
 struct entry {
     uint16_t op;
@@ -63,79 +63,212 @@ enum group {
     GROUP_END
 };
 
-#define OP(name)    X86_OP_##name
-#define FORM(name)  X86_FORM_##name
-#define NONE(name, flags)   {OP(name), FORM(NONE), flags}
-#define E_G(name, flags)    {OP(name), FORM(RM_REG), MODRM | (flags)}
-#define G_E(name, flags)    {OP(name), FORM(REG_RM), MODRM | (flags)}
-#define E_I(name, flags)    {OP(name), FORM(RM_IMM), MODRM | (flags)}
-#define E(name, flags)      {OP(name), FORM(RM), MODRM | (flags)}
-#define G_E_I(name, flags)  {OP(name), FORM(REG_RM_IMM), MODRM | (flags)}
-#define I(name, flags)      {OP(name), FORM(IMM), flags}
-#define Z(name, flags)      {OP(name), FORM(RM), ZREG | (flags)}
-#define Z_I(name, flags)    {OP(name), FORM(RM_IMM), ZREG | (flags)}
-#define A_I(name, flags)    {OP(name), FORM(RM_IMM), ACC | (flags)}
-#define GRP(name, flags)    {name, FORM(NONE), MODRM | (flags)}
-#define BAD                 {OP(INVALID), FORM(NONE), 0}
+#define OP(name)   X86_OP_##name
+#define FORM(name) X86_FORM_##name
+#define NONE(name, flags)                                                                          \
+    {                                                                                              \
+        OP(name), FORM(NONE), flags                                                                \
+    }
+#define E_G(name, flags)                                                                           \
+    {                                                                                              \
+        OP(name), FORM(RM_REG), MODRM | (flags)                                                    \
+    }
+#define G_E(name, flags)                                                                           \
+    {                                                                                              \
+        OP(name), FORM(REG_RM), MODRM | (flags)                                                    \
+    }
+#define E_I(name, flags)                                                                           \
+    {                                                                                              \
+        OP(name), FORM(RM_IMM), MODRM | (flags)                                                    \
+    }
+#define E(name, flags)                                                                             \
+    {                                                                                              \
+        OP(name), FORM(RM), MODRM | (flags)                                                        \
+    }
+#define G_E_I(name, flags)                                                                         \
+    {                                                                                              \
+        OP(name), FORM(REG_RM_IMM), MODRM | (flags)                                                \
+    }
+#define I(name, flags)                                                                             \
+    {                                                                                              \
+        OP(name), FORM(IMM), flags                                                                 \
+    }
+#define Z(name, flags)                                                                             \
+    {                                                                                              \
+        OP(name), FORM(RM), ZREG | (flags)                                                         \
+    }
+#define Z_I(name, flags)                                                                           \
+    {                                                                                              \
+        OP(name), FORM(RM_IMM), ZREG | (flags)                                                     \
+    }
+#define A_I(name, flags)                                                                           \
+    {                                                                                              \
+        OP(name), FORM(RM_IMM), ACC | (flags)                                                      \
+    }
+#define GRP(name, flags)                                                                           \
+    {                                                                                              \
+        name, FORM(NONE), MODRM | (flags)                                                          \
+    }
+#define BAD                                                                                        \
+    {                                                                                              \
+        OP(INVALID), FORM(NONE), 0                                                                 \
+    }
 
 #define ALU_ROW(name, lock)                                                                        \
-    E_G(name, BYTE | (lock)), E_G(name, lock), G_E(name, BYTE), G_E(name, 0), A_I(name, BYTE | IB),   \
-        A_I(name, IZ)
+    E_G(name, BYTE | (lock)), E_G(name, lock), G_E(name, BYTE), G_E(name, 0),                      \
+        A_I(name, BYTE | IB), A_I(name, IZ)
 #define EIGHT(x) x, x, x, x, x, x, x, x
 
-static const struct entry one_byte[256] = {
-    [0x00] = ALU_ROW(ADD, LOCKS), [0x06] = NONE(PUSH_SEG, I64), NONE(POP_SEG, I64),
-    [0x08] = ALU_ROW(OR, LOCKS), [0x0e] = NONE(PUSH_SEG, I64),
-    [0x10] = ALU_ROW(ADC, LOCKS), [0x16] = NONE(PUSH_SEG, I64), NONE(POP_SEG, I64),
-    [0x18] = ALU_ROW(SBB, LOCKS), [0x1e] = NONE(PUSH_SEG, I64), NONE(POP_SEG, I64),
-    [0x20] = ALU_ROW(AND, LOCKS), [0x27] = NONE(DAA, I64),
-    [0x28] = ALU_ROW(SUB, LOCKS), [0x2f] = NONE(DAS, I64),
-    [0x30] = ALU_ROW(XOR, LOCKS), [0x37] = NONE(AAA, I64),
-    [0x38] = ALU_ROW(CMP, 0), [0x3f] = NONE(AAS, I64),
-    [0x40] = EIGHT(Z(INC, I64)), [0x48] = EIGHT(Z(DEC, I64)),
-    [0x50] = EIGHT(Z(PUSH, D64)), [0x58] = EIGHT(Z(POP, D64)),
-    [0x60] = NONE(PUSHA, I64), NONE(POPA, I64), G_E(BOUND, I64 | MEM), E_G(ARPL, I64 | WORD),
-    [0x68] = I(PUSH, D64 | IZ), G_E_I(IMUL3, IZ), I(PUSH, D64 | IB), G_E_I(IMUL3, IB),
-    [0x6c] = NONE(INS, BYTE), NONE(INS, 0), NONE(OUTS, BYTE), NONE(OUTS, 0),
-    [0x70] = EIGHT(I(JCC, F64 | IB)), [0x78] = EIGHT(I(JCC, F64 | IB)),
-    [0x80] = GRP(G1_BYTE, BYTE | IB), GRP(G1_Z, IZ), GRP(G1_BYTE, BYTE | IB | I64), GRP(G1_IB, IB),
-    [0x84] = E_G(TEST, BYTE), E_G(TEST, 0), E_G(XCHG, BYTE | LOCKS), E_G(XCHG, LOCKS),
-    [0x88] = E_G(MOV, BYTE), E_G(MOV, 0), G_E(MOV, BYTE), G_E(MOV, 0),
-    [0x8c] = E_G(MOV_FROM_SEG, 0), G_E(LEA, MEM), G_E(MOV_TO_SEG, WORD), GRP(G1A, D64),
-    [0x90] = EIGHT(Z(XCHG, 0)),
-    [0x98] = NONE(CBW, 0), NONE(CWD, 0), NONE(CALL_FAR, I64 | IFAR), NONE(FWAIT, 0),
-    [0x9c] = NONE(PUSHF, D64), NONE(POPF, D64), NONE(SAHF, 0), NONE(LAHF, 0),
-    [0xa0] = {OP(MOV), FORM(REG_RM), BYTE | MOFFS}, {OP(MOV), FORM(REG_RM), MOFFS},
-    {OP(MOV), FORM(RM_REG), BYTE | MOFFS}, {OP(MOV), FORM(RM_REG), MOFFS},
-    [0xa4] = NONE(MOVS, BYTE), NONE(MOVS, 0), NONE(CMPS, BYTE), NONE(CMPS, 0),
-    [0xa8] = A_I(TEST, BYTE | IB), A_I(TEST, IZ), NONE(STOS, BYTE), NONE(STOS, 0),
-    [0xac] = NONE(LODS, BYTE), NONE(LODS, 0), NONE(SCAS, BYTE), NONE(SCAS, 0),
-    [0xb0] = EIGHT(Z_I(MOV, BYTE | IB)), [0xb8] = EIGHT(Z_I(MOV, IV)),
-    [0xc0] = GRP(G2_BYTE_IB, BYTE | IBZ), GRP(G2_IB, IBZ), I(RET, F64 | IW), NONE(RET, F64),
-    [0xc4] = G_E(LOAD_FAR, I64 | MEM), G_E(LOAD_FAR, I64 | MEM), GRP(G11_BYTE, BYTE | IB),
-    GRP(G11, IZ),
-    [0xc8] = I(ENTER, D64 | IW), NONE(LEAVE, D64), I(RETF, IW), NONE(RETF, 0),
-    [0xcc] = NONE(INT3, 0), I(INT, IBZ), NONE(INTO, I64), NONE(IRET, 0),
-    [0xd0] = GRP(G2_BYTE_1, BYTE), GRP(G2_1, 0), GRP(G2_BYTE_CL, BYTE), GRP(G2_CL, 0),
-    [0xd4] = I(AAM, I64 | BYTE | IBZ), I(AAD, I64 | BYTE | IBZ), NONE(SALC, I64), NONE(XLAT, BYTE),
-    [0xd8] = EIGHT(E(X87, 0)),
-    [0xe0] = I(LOOPNE, F64 | IB), I(LOOPE, F64 | IB), I(LOOP, F64 | IB), I(JCXZ, F64 | IB),
-    [0xe4] = I(IN, BYTE | IBZ), I(IN, IBZ), I(OUT, BYTE | IBZ), I(OUT, IBZ),
-    [0xe8] = I(CALL, F64 | IZ), I(JMP, F64 | IZ), NONE(JMP_FAR, I64 | IFAR), I(JMP, F64 | IB),
-    [0xec] = NONE(IN, BYTE), NONE(IN, 0), NONE(OUT, BYTE), NONE(OUT, 0),
-    [0xf1] = NONE(INT1, 0), [0xf4] = NONE(HLT, 0), NONE(CMC, 0), GRP(G3_BYTE, BYTE), GRP(G3, 0),
-    [0xf8] = NONE(CLC, 0), NONE(STC, 0), NONE(CLI, 0), NONE(STI, 0), NONE(CLD, 0), NONE(STD, 0),
-    GRP(G4, BYTE), GRP(G5, 0)};
+static const struct entry one_byte[256] = {[0x00] = ALU_ROW(ADD, LOCKS),
+                                           [0x06] = NONE(PUSH_SEG, I64),
+                                           NONE(POP_SEG, I64),
+                                           [0x08] = ALU_ROW(OR, LOCKS),
+                                           [0x0e] = NONE(PUSH_SEG, I64),
+                                           [0x10] = ALU_ROW(ADC, LOCKS),
+                                           [0x16] = NONE(PUSH_SEG, I64),
+                                           NONE(POP_SEG, I64),
+                                           [0x18] = ALU_ROW(SBB, LOCKS),
+                                           [0x1e] = NONE(PUSH_SEG, I64),
+                                           NONE(POP_SEG, I64),
+                                           [0x20] = ALU_ROW(AND, LOCKS),
+                                           [0x27] = NONE(DAA, I64),
+                                           [0x28] = ALU_ROW(SUB, LOCKS),
+                                           [0x2f] = NONE(DAS, I64),
+                                           [0x30] = ALU_ROW(XOR, LOCKS),
+                                           [0x37] = NONE(AAA, I64),
+                                           [0x38] = ALU_ROW(CMP, 0),
+                                           [0x3f] = NONE(AAS, I64),
+                                           [0x40] = EIGHT(Z(INC, I64)),
+                                           [0x48] = EIGHT(Z(DEC, I64)),
+                                           [0x50] = EIGHT(Z(PUSH, D64)),
+                                           [0x58] = EIGHT(Z(POP, D64)),
+                                           [0x60] = NONE(PUSHA, I64),
+                                           NONE(POPA, I64),
+                                           G_E(BOUND, I64 | MEM),
+                                           E_G(ARPL, I64 | WORD),
+                                           [0x68] = I(PUSH, D64 | IZ),
+                                           G_E_I(IMUL3, IZ),
+                                           I(PUSH, D64 | IB),
+                                           G_E_I(IMUL3, IB),
+                                           [0x6c] = NONE(INS, BYTE),
+                                           NONE(INS, 0),
+                                           NONE(OUTS, BYTE),
+                                           NONE(OUTS, 0),
+                                           [0x70] = EIGHT(I(JCC, F64 | IB)),
+                                           [0x78] = EIGHT(I(JCC, F64 | IB)),
+                                           [0x80] = GRP(G1_BYTE, BYTE | IB),
+                                           GRP(G1_Z, IZ),
+                                           GRP(G1_BYTE, BYTE | IB | I64),
+                                           GRP(G1_IB, IB),
+                                           [0x84] = E_G(TEST, BYTE),
+                                           E_G(TEST, 0),
+                                           E_G(XCHG, BYTE | LOCKS),
+                                           E_G(XCHG, LOCKS),
+                                           [0x88] = E_G(MOV, BYTE),
+                                           E_G(MOV, 0),
+                                           G_E(MOV, BYTE),
+                                           G_E(MOV, 0),
+                                           [0x8c] = E_G(MOV_FROM_SEG, 0),
+                                           G_E(LEA, MEM),
+                                           G_E(MOV_TO_SEG, WORD),
+                                           GRP(G1A, D64),
+                                           [0x90] = EIGHT(Z(XCHG, 0)),
+                                           [0x98] = NONE(CBW, 0),
+                                           NONE(CWD, 0),
+                                           NONE(CALL_FAR, I64 | IFAR),
+                                           NONE(FWAIT, 0),
+                                           [0x9c] = NONE(PUSHF, D64),
+                                           NONE(POPF, D64),
+                                           NONE(SAHF, 0),
+                                           NONE(LAHF, 0),
+                                           [0xa0] = {OP(MOV), FORM(REG_RM), BYTE | MOFFS},
+                                           {OP(MOV), FORM(REG_RM), MOFFS},
+                                           {OP(MOV), FORM(RM_REG), BYTE | MOFFS},
+                                           {OP(MOV), FORM(RM_REG), MOFFS},
+                                           [0xa4] = NONE(MOVS, BYTE),
+                                           NONE(MOVS, 0),
+                                           NONE(CMPS, BYTE),
+                                           NONE(CMPS, 0),
+                                           [0xa8] = A_I(TEST, BYTE | IB),
+                                           A_I(TEST, IZ),
+                                           NONE(STOS, BYTE),
+                                           NONE(STOS, 0),
+                                           [0xac] = NONE(LODS, BYTE),
+                                           NONE(LODS, 0),
+                                           NONE(SCAS, BYTE),
+                                           NONE(SCAS, 0),
+                                           [0xb0] = EIGHT(Z_I(MOV, BYTE | IB)),
+                                           [0xb8] = EIGHT(Z_I(MOV, IV)),
+                                           [0xc0] = GRP(G2_BYTE_IB, BYTE | IBZ),
+                                           GRP(G2_IB, IBZ),
+                                           I(RET, F64 | IW),
+                                           NONE(RET, F64),
+                                           [0xc4] = G_E(LOAD_FAR, I64 | MEM),
+                                           G_E(LOAD_FAR, I64 | MEM),
+                                           GRP(G11_BYTE, BYTE | IB),
+                                           GRP(G11, IZ),
+                                           [0xc8] = I(ENTER, D64 | IW),
+                                           NONE(LEAVE, D64),
+                                           I(RETF, IW),
+                                           NONE(RETF, 0),
+                                           [0xcc] = NONE(INT3, 0),
+                                           I(INT, IBZ),
+                                           NONE(INTO, I64),
+                                           NONE(IRET, 0),
+                                           [0xd0] = GRP(G2_BYTE_1, BYTE),
+                                           GRP(G2_1, 0),
+                                           GRP(G2_BYTE_CL, BYTE),
+                                           GRP(G2_CL, 0),
+                                           [0xd4] = I(AAM, I64 | BYTE | IBZ),
+                                           I(AAD, I64 | BYTE | IBZ),
+                                           NONE(SALC, I64),
+                                           NONE(XLAT, BYTE),
+                                           [0xd8] = EIGHT(E(X87, 0)),
+                                           [0xe0] = I(LOOPNE, F64 | IB),
+                                           I(LOOPE, F64 | IB),
+                                           I(LOOP, F64 | IB),
+                                           I(JCXZ, F64 | IB),
+                                           [0xe4] = I(IN, BYTE | IBZ),
+                                           I(IN, IBZ),
+                                           I(OUT, BYTE | IBZ),
+                                           I(OUT, IBZ),
+                                           [0xe8] = I(CALL, F64 | IZ),
+                                           I(JMP, F64 | IZ),
+                                           NONE(JMP_FAR, I64 | IFAR),
+                                           I(JMP, F64 | IB),
+                                           [0xec] = NONE(IN, BYTE),
+                                           NONE(IN, 0),
+                                           NONE(OUT, BYTE),
+                                           NONE(OUT, 0),
+                                           [0xf1] = NONE(INT1, 0),
+                                           [0xf4] = NONE(HLT, 0),
+                                           NONE(CMC, 0),
+                                           GRP(G3_BYTE, BYTE),
+                                           GRP(G3, 0),
+                                           [0xf8] = NONE(CLC, 0),
+                                           NONE(STC, 0),
+                                           NONE(CLI, 0),
+                                           NONE(STI, 0),
+                                           NONE(CLD, 0),
+                                           NONE(STD, 0),
+                                           GRP(G4, BYTE),
+                                           GRP(G5, 0)};
 
 #define G1_ROW(imm)                                                                                \
-    {E_I(ADD, LOCKS | imm), E_I(OR, LOCKS | imm),  E_I(ADC, LOCKS | imm), E_I(SBB, LOCKS | imm),   \
-     E_I(AND, LOCKS | imm), E_I(SUB, LOCKS | imm), E_I(XOR, LOCKS | imm), E_I(CMP, imm)}
+    {                                                                                              \
+        E_I(ADD, LOCKS | imm), E_I(OR, LOCKS | imm), E_I(ADC, LOCKS | imm), E_I(SBB, LOCKS | imm), \
+            E_I(AND, LOCKS | imm), E_I(SUB, LOCKS | imm), E_I(XOR, LOCKS | imm), E_I(CMP, imm)     \
+    }
 #define G2_ROW(make, f)                                                                            \
-    {make(ROL, f), make(ROR, f), make(RCL, f), make(RCR, f),                                       \
-     make(SHL, f), make(SHR, f), make(SHL, f), make(SAR, f)}
+    {                                                                                              \
+        make(ROL, f), make(ROR, f), make(RCL, f), make(RCR, f), make(SHL, f), make(SHR, f),        \
+            make(SHL, f), make(SAR, f)                                                             \
+    }
 #define G3_ROW(f, imm)                                                                             \
-    {E_I(TEST, f | imm), E_I(TEST, f | imm), E(NOT, f | LOCKS), E(NEG, f | LOCKS),                 \
-     E(MUL, f),          E(IMUL1, f),        E(DIV, f),         E(IDIV, f)}
+    {                                                                                              \
+        E_I(TEST, f | imm), E_I(TEST, f | imm), E(NOT, f | LOCKS), E(NEG, f | LOCKS), E(MUL, f),   \
+            E(IMUL1, f), E(DIV, f), E(IDIV, f)                                                     \
+    }
 
 static const struct entry groups[GROUP_END - GROUP][8] = {
     [G1_BYTE - GROUP] = G1_ROW(BYTE | IB),
@@ -161,39 +294,112 @@ static const struct entry groups[GROUP_END - GROUP][8] = {
     [G11 - GROUP] = {E_I(MOV, IZ), BAD, BAD, BAD, BAD, BAD, BAD, BAD},
 };
 
-#define VEC        {OP(VECTOR), FORM(NONE), MODRM}
-#define VEC_IB     {OP(VECTOR), FORM(NONE), MODRM | IBZ}
-#define HINT       E(NOP, 0)
+#define VEC                                                                                        \
+    {                                                                                              \
+        OP(VECTOR), FORM(NONE), MODRM                                                              \
+    }
+#define VEC_IB                                                                                     \
+    {                                                                                              \
+        OP(VECTOR), FORM(NONE), MODRM | IBZ                                                        \
+    }
+#define HINT E(NOP, 0)
 
 /* 0F xx. Opcodes absent here or decided by more than one byte: see two_byte_entry(). */
-static const struct entry two_byte[256] = {
-    [0x00] = GRP(G6, 0), [0x02] = G_E(LAR, 0), G_E(LSL, 0),
-    [0x05] = NONE(SYSCALL, 0), NONE(CLTS, 0), NONE(SYSRET, 0), NONE(INVD, 0), NONE(WBINVD, 0),
-    [0x0b] = NONE(UD, 0), [0x0d] = E(PREFETCH, 0),
-    [0x10] = EIGHT(VEC), [0x18] = EIGHT(HINT),
-    [0x20] = E_G(MOV_FROM_CR, NATIVE | REG), E_G(MOV_FROM_DR, NATIVE | REG),
-    E_G(MOV_TO_CR, NATIVE | REG), E_G(MOV_TO_DR, NATIVE | REG),
-    [0x28] = EIGHT(VEC),
-    [0x30] = NONE(WRMSR, 0), NONE(RDTSC, 0), NONE(RDMSR, 0), NONE(RDPMC, 0), NONE(SYSENTER, 0),
-    NONE(SYSEXIT, 0),
-    [0x40] = EIGHT(G_E(CMOV, 0)), EIGHT(G_E(CMOV, 0)),
-    [0x50] = EIGHT(VEC), EIGHT(VEC), EIGHT(VEC), EIGHT(VEC),
-    [0x70] = VEC_IB, VEC_IB, VEC_IB, VEC_IB, VEC, VEC, VEC, NONE(VECTOR, 0),
-    [0x78] = BAD, BAD, BAD, BAD, VEC, VEC, VEC, VEC,
-    [0x80] = EIGHT(I(JCC, F64 | IZ)), EIGHT(I(JCC, F64 | IZ)),
-    [0x90] = EIGHT(E(SETCC, BYTE)), EIGHT(E(SETCC, BYTE)),
-    [0xa0] = NONE(PUSH_SEG, D64), NONE(POP_SEG, D64), NONE(CPUID, 0), E_G(BT, 0),
-    {OP(SHLD), FORM(RM_REG), MODRM | IBZ}, E_G(SHLD, CL),
-    [0xa8] = NONE(PUSH_SEG, D64), NONE(POP_SEG, D64), BAD /* RSM */, E_G(BTS, LOCKS),
-    {OP(SHRD), FORM(RM_REG), MODRM | IBZ}, E_G(SHRD, CL), [0xaf] = G_E(IMUL2, 0),
-    [0xb0] = E_G(CMPXCHG, BYTE | LOCKS), E_G(CMPXCHG, LOCKS), G_E(LOAD_FAR, MEM),
-    E_G(BTR, LOCKS), G_E(LOAD_FAR, MEM), G_E(LOAD_FAR, MEM), G_E(MOVZX8, 0), G_E(MOVZX16, 0),
-    [0xb9] = E(UD, 0), GRP(G8, IBZ), E_G(BTC, LOCKS),
-    [0xbe] = G_E(MOVSX8, 0), G_E(MOVSX16, 0),
-    [0xc0] = E_G(XADD, BYTE | LOCKS), E_G(XADD, LOCKS), VEC_IB, [0xc4] = VEC_IB, VEC_IB, VEC_IB,
-    [0xc8] = EIGHT(Z(BSWAP, 0)),
-    [0xd0] = EIGHT(VEC), EIGHT(VEC), EIGHT(VEC), EIGHT(VEC), EIGHT(VEC),
-    [0xf8] = VEC, VEC, VEC, VEC, VEC, VEC, VEC, E(UD, 0)};
+static const struct entry two_byte[256] = {[0x00] = GRP(G6, 0),
+                                           [0x02] = G_E(LAR, 0),
+                                           G_E(LSL, 0),
+                                           [0x05] = NONE(SYSCALL, 0),
+                                           NONE(CLTS, 0),
+                                           NONE(SYSRET, 0),
+                                           NONE(INVD, 0),
+                                           NONE(WBINVD, 0),
+                                           [0x0b] = NONE(UD, 0),
+                                           [0x0d] = E(PREFETCH, 0),
+                                           [0x10] = EIGHT(VEC),
+                                           [0x18] = EIGHT(HINT),
+                                           [0x20] = E_G(MOV_FROM_CR, NATIVE | REG),
+                                           E_G(MOV_FROM_DR, NATIVE | REG),
+                                           E_G(MOV_TO_CR, NATIVE | REG),
+                                           E_G(MOV_TO_DR, NATIVE | REG),
+                                           [0x28] = EIGHT(VEC),
+                                           [0x30] = NONE(WRMSR, 0),
+                                           NONE(RDTSC, 0),
+                                           NONE(RDMSR, 0),
+                                           NONE(RDPMC, 0),
+                                           NONE(SYSENTER, 0),
+                                           NONE(SYSEXIT, 0),
+                                           [0x40] = EIGHT(G_E(CMOV, 0)),
+                                           EIGHT(G_E(CMOV, 0)),
+                                           [0x50] = EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           [0x70] = VEC_IB,
+                                           VEC_IB,
+                                           VEC_IB,
+                                           VEC_IB,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           NONE(VECTOR, 0),
+                                           [0x78] = BAD,
+                                           BAD,
+                                           BAD,
+                                           BAD,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           [0x80] = EIGHT(I(JCC, F64 | IZ)),
+                                           EIGHT(I(JCC, F64 | IZ)),
+                                           [0x90] = EIGHT(E(SETCC, BYTE)),
+                                           EIGHT(E(SETCC, BYTE)),
+                                           [0xa0] = NONE(PUSH_SEG, D64),
+                                           NONE(POP_SEG, D64),
+                                           NONE(CPUID, 0),
+                                           E_G(BT, 0),
+                                           {OP(SHLD), FORM(RM_REG), MODRM | IBZ},
+                                           E_G(SHLD, CL),
+                                           [0xa8] = NONE(PUSH_SEG, D64),
+                                           NONE(POP_SEG, D64),
+                                           BAD /* RSM */,
+                                           E_G(BTS, LOCKS),
+                                           {OP(SHRD), FORM(RM_REG), MODRM | IBZ},
+                                           E_G(SHRD, CL),
+                                           [0xaf] = G_E(IMUL2, 0),
+                                           [0xb0] = E_G(CMPXCHG, BYTE | LOCKS),
+                                           E_G(CMPXCHG, LOCKS),
+                                           G_E(LOAD_FAR, MEM),
+                                           E_G(BTR, LOCKS),
+                                           G_E(LOAD_FAR, MEM),
+                                           G_E(LOAD_FAR, MEM),
+                                           G_E(MOVZX8, 0),
+                                           G_E(MOVZX16, 0),
+                                           [0xb9] = E(UD, 0),
+                                           GRP(G8, IBZ),
+                                           E_G(BTC, LOCKS),
+                                           [0xbe] = G_E(MOVSX8, 0),
+                                           G_E(MOVSX16, 0),
+                                           [0xc0] = E_G(XADD, BYTE | LOCKS),
+                                           E_G(XADD, LOCKS),
+                                           VEC_IB,
+                                           [0xc4] = VEC_IB,
+                                           VEC_IB,
+                                           VEC_IB,
+                                           [0xc8] = EIGHT(Z(BSWAP, 0)),
+                                           [0xd0] = EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           EIGHT(VEC),
+                                           [0xf8] = VEC,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           VEC,
+                                           E(UD, 0)};
 
 struct reader {
     struct x86_insn *insn;
@@ -279,7 +485,7 @@ static bool prefix_take(struct reader *r, uint8_t byte)
         return true;
     case 0xf2:
     case 0xf3:
-        insn->prefixes &= (uint8_t)~(X86_PREFIX_REP | X86_PREFIX_REPNE);
+        insn->prefixes &= (uint8_t) ~(X86_PREFIX_REP | X86_PREFIX_REPNE);
         insn->prefixes |= byte == 0xf3 ? X86_PREFIX_REP : X86_PREFIX_REPNE;
         return true;
     default:
@@ -454,14 +660,15 @@ static void immediate_read(struct reader *r, uint32_t flags)
 /* 0F 01: by the whole ModRM byte when it names registers. */
 static struct entry entry_0f01(const struct reader *r)
 {
-    static const struct entry memory_form[8] = {E(SGDT, 0), E(SIDT, 0), E(LGDT, 0), E(LIDT, 0),
-                                                E(SMSW, 0), BAD,        E(LMSW, WORD), E(INVLPG, 0)};
+    static const struct entry memory_form[8] = {E(SGDT, 0),    E(SIDT, 0),  E(LGDT, 0),
+                                                E(LIDT, 0),    E(SMSW, 0),  BAD,
+                                                E(LMSW, WORD), E(INVLPG, 0)};
     static const struct {
         uint8_t modrm;
         struct entry entry;
     } register_form[] = {
-        {0xc1, E(VMCALL, 0)},  {0xc8, E(MONITOR, 0)}, {0xc9, E(MWAIT, 0)},  {0xca, E(CLAC, 0)},
-        {0xcb, E(STAC, 0)},    {0xd0, E(XGETBV, 0)},  {0xd1, E(XSETBV, 0)}, {0xd9, E(VMCALL, 0)},
+        {0xc1, E(VMCALL, 0)},    {0xc8, E(MONITOR, 0)},  {0xc9, E(MWAIT, 0)},  {0xca, E(CLAC, 0)},
+        {0xcb, E(STAC, 0)},      {0xd0, E(XGETBV, 0)},   {0xd1, E(XSETBV, 0)}, {0xd9, E(VMCALL, 0)},
         {0xe8, E(SERIALIZE, 0)}, {0xf8, E(SWAPGS, O64)}, {0xf9, E(RDTSCP, 0)},
     };
     uint8_t modrm = r->insn->modrm;
@@ -479,13 +686,13 @@ static struct entry entry_0f01(const struct reader *r)
 
 static struct entry entry_0fae(const struct reader *r)
 {
-    static const struct entry memory_form[8] = {E(FXSAVE, 0),  E(FXRSTOR, 0), E(LDMXCSR, 0),
-                                                E(STMXCSR, 0), E(XSAVE, 0),   E(XRSTOR, 0),
+    static const struct entry memory_form[8] = {E(FXSAVE, 0),   E(FXRSTOR, 0), E(LDMXCSR, 0),
+                                                E(STMXCSR, 0),  E(XSAVE, 0),   E(XRSTOR, 0),
                                                 E(XSAVEOPT, 0), E(CLFLUSH, 0)};
     static const struct entry base_form[8] = {
         E(RDFSBASE, O64), E(RDGSBASE, O64), E(WRFSBASE, O64), E(WRGSBASE, O64), BAD, BAD, BAD, BAD};
-    static const struct entry fence_form[8] = {BAD, BAD, BAD, BAD, BAD, E(LFENCE, 0), E(MFENCE, 0),
-                                               E(SFENCE, 0)};
+    static const struct entry fence_form[8] = {BAD, BAD,          BAD,          BAD,
+                                               BAD, E(LFENCE, 0), E(MFENCE, 0), E(SFENCE, 0)};
     unsigned reg = (r->insn->modrm >> 3) & 7;
     unsigned pp = r->insn->pp;
 
@@ -573,8 +780,8 @@ static struct entry three_byte_entry(const struct reader *r)
 static struct entry vex_entry(const struct reader *r)
 {
     static const struct entry by_pp[4][4] = {
-        {G_E(BZHI, 0), BAD, G_E(PEXT, 0), G_E(PDEP, 0)},   /* F5 */
-        {BAD, BAD, BAD, G_E(MULX, 0)},                     /* F6 */
+        {G_E(BZHI, 0), BAD, G_E(PEXT, 0), G_E(PDEP, 0)},           /* F5 */
+        {BAD, BAD, BAD, G_E(MULX, 0)},                             /* F6 */
         {G_E(BEXTR, 0), G_E(SHLX, 0), G_E(SARX, 0), G_E(SHRX, 0)}, /* F7 */
     };
     static const struct entry group17[8] = {BAD, E(BLSR, 0), E(BLSMSK, 0), E(BLSI, 0),
@@ -614,9 +821,8 @@ static struct entry vex_entry(const struct reader *r)
 
 static bool vex_allowed(const struct reader *r)
 {
-    return !(r->insn->rex & X86_REX) &&
-           !(r->insn->prefixes &
-             (X86_PREFIX_66 | X86_PREFIX_REP | X86_PREFIX_REPNE | X86_PREFIX_LOCK));
+    return !(r->insn->rex & X86_REX) && !(r->insn->prefixes & (X86_PREFIX_66 | X86_PREFIX_REP |
+                                                               X86_PREFIX_REPNE | X86_PREFIX_LOCK));
 }
 
 /* C4, C5: Intel SDM vol. 2, 2.3.5. */
@@ -756,9 +962,9 @@ static struct entry entry_find(const struct reader *r)
         return vex_entry(r);
     if (insn->vex == X86_VEX_EVEX) {
         bool immediate = insn->map == 3 ||
-                         (insn->map == 1 && ((insn->opcode >= 0x70 && insn->opcode <= 0x73) ||
-                                             insn->opcode == 0xc2 ||
-                                             (insn->opcode >= 0xc4 && insn->opcode <= 0xc6)));
+                         (insn->map == 1 &&
+                          ((insn->opcode >= 0x70 && insn->opcode <= 0x73) || insn->opcode == 0xc2 ||
+                           (insn->opcode >= 0xc4 && insn->opcode <= 0xc6)));
         return immediate ? (struct entry)VEC_IB : (struct entry)VEC;
     }
     if (insn->map == 0)
@@ -836,8 +1042,7 @@ static void rules_check(struct reader *r, const struct entry *entry)
     const struct x86_insn *insn = r->insn;
     uint32_t flags = entry->flags;
 
-    if (entry->op == X86_OP_INVALID ||
-        (flags & (r->code_size == X86_CODE_64 ? I64 : O64)) ||
+    if (entry->op == X86_OP_INVALID || (flags & (r->code_size == X86_CODE_64 ? I64 : O64)) ||
         ((flags & MEM) && !insn->memory) || ((flags & RMREG) && insn->memory) ||
         !register_exists(insn))
         reader_fail(r, X86_DECODE_UD);

@@ -12,8 +12,8 @@
 #include "cpu/x86/decode.h"
 #include "cpu/x86/state.h"
 
-#define ROUNDS       3000000
-#define COMPLAINTS   40
+#define ROUNDS     3000000
+#define COMPLAINTS 40
 
 struct check {
     uint64_t random;
@@ -53,7 +53,7 @@ static bool offered(const ZydisDecodedInstruction *z)
         return false;
     }
     switch (z->mnemonic) {
-    case ZYDIS_MNEMONIC_RSM:      /* no system management mode */
+    case ZYDIS_MNEMONIC_RSM: /* no system management mode */
     case ZYDIS_MNEMONIC_XABORT:
         return false;
     default:
@@ -98,7 +98,8 @@ static const char *compare_memory(const struct x86_insn *insn, const ZydisDecode
         return "index";
     if (insn->index != X86_REG_NONE && memory->mem.scale != 1u << insn->scale)
         return "scale";
-    uint64_t mask = insn->address_size == 8 ? UINT64_MAX : (UINT64_C(1) << 8 * insn->address_size) - 1;
+    uint64_t mask =
+        insn->address_size == 8 ? UINT64_MAX : (UINT64_C(1) << 8 * insn->address_size) - 1;
     if (((uint64_t)memory->mem.disp.value ^ (uint64_t)insn->displacement) & mask)
         return "displacement";
     if (register_number(memory->mem.segment) != insn->segment)
@@ -175,8 +176,7 @@ static void check_one(struct check *c, enum x86_code_size size, const uint8_t by
     struct x86_insn insn;
     const char *what = NULL, *name;
     enum x86_decode_result ours = x86_decode(&insn, size, bytes, 15);
-    bool known =
-        ZYAN_SUCCESS(ZydisDecoderDecodeFull(&c->decoder[size], bytes, 15, &z, operands));
+    bool known = ZYAN_SUCCESS(ZydisDecoderDecodeFull(&c->decoder[size], bytes, 15, &z, operands));
 
     if (known && (z.mnemonic == ZYDIS_MNEMONIC_JKZD || z.mnemonic == ZYDIS_MNEMONIC_JKNZD)) {
         c->skipped++;
@@ -211,8 +211,8 @@ static void check_one(struct check *c, enum x86_code_size size, const uint8_t by
 /* Random bytes, with the interesting ones (prefixes, 0F, VEX) at the front more often. */
 static void bytes_fill(struct check *c, uint8_t bytes[16])
 {
-    static const uint8_t front[] = {0x0f, 0x0f, 0x66, 0xf2, 0xf3, 0xf0, 0x48, 0x41, 0x67, 0x2e, 0x64,
-                                    0xc4, 0xc5, 0x0f, 0x4f, 0x36};
+    static const uint8_t front[] = {0x0f, 0x0f, 0x66, 0xf2, 0xf3, 0xf0, 0x48, 0x41,
+                                    0x67, 0x2e, 0x64, 0xc4, 0xc5, 0x0f, 0x4f, 0x36};
     uint64_t low = random64(c), high = random64(c);
     unsigned prefixes = (unsigned)(random64(c) >> 40) % 4;
 

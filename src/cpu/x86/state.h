@@ -34,14 +34,14 @@ struct x86_segment {
     uint16_t attributes;
 };
 
-#define X86_SEG_TYPE    0x000fu
-#define X86_SEG_S       0x0010u
-#define X86_SEG_DPL     0x0060u
-#define X86_SEG_P       0x0080u
-#define X86_SEG_AVL     0x1000u
-#define X86_SEG_L       0x2000u
-#define X86_SEG_DB      0x4000u
-#define X86_SEG_G       0x8000u
+#define X86_SEG_TYPE               0x000fu
+#define X86_SEG_S                  0x0010u
+#define X86_SEG_DPL                0x0060u
+#define X86_SEG_P                  0x0080u
+#define X86_SEG_AVL                0x1000u
+#define X86_SEG_L                  0x2000u
+#define X86_SEG_DB                 0x4000u
+#define X86_SEG_G                  0x8000u
 #define X86_SEG_DPL_OF(attributes) (((attributes) >> 5) & 3u)
 
 struct x86_table {
@@ -70,17 +70,17 @@ struct x86_table {
 #define X86_RFLAGS_ARITH                                                                           \
     (X86_RFLAGS_CF | X86_RFLAGS_PF | X86_RFLAGS_AF | X86_RFLAGS_ZF | X86_RFLAGS_SF | X86_RFLAGS_OF)
 
-#define X86_CR0_PE (1u << 0)
-#define X86_CR0_MP (1u << 1)
-#define X86_CR0_EM (1u << 2)
-#define X86_CR0_TS (1u << 3)
-#define X86_CR0_ET (1u << 4)
-#define X86_CR0_NE (1u << 5)
-#define X86_CR0_WP (1u << 16)
-#define X86_CR0_AM (1u << 18)
-#define X86_CR0_NW (1u << 29)
-#define X86_CR0_CD (1u << 30)
-#define X86_CR0_PG (1u << 31)
+#define X86_CR0_PE         (1u << 0)
+#define X86_CR0_MP         (1u << 1)
+#define X86_CR0_EM         (1u << 2)
+#define X86_CR0_TS         (1u << 3)
+#define X86_CR0_ET         (1u << 4)
+#define X86_CR0_NE         (1u << 5)
+#define X86_CR0_WP         (1u << 16)
+#define X86_CR0_AM         (1u << 18)
+#define X86_CR0_NW         (1u << 29)
+#define X86_CR0_CD         (1u << 30)
+#define X86_CR0_PG         (1u << 31)
 
 #define X86_CR4_VME        (1u << 0)
 #define X86_CR4_PVI        (1u << 1)
@@ -102,41 +102,42 @@ struct x86_table {
 #define X86_CR4_SMAP       (1u << 21)
 #define X86_CR4_PKE        (1u << 22)
 
-#define X86_EFER_SCE (1u << 0)
-#define X86_EFER_LME (1u << 8)
-#define X86_EFER_LMA (1u << 10)
-#define X86_EFER_NXE (1u << 11)
+#define X86_EFER_SCE       (1u << 0)
+#define X86_EFER_LME       (1u << 8)
+#define X86_EFER_LMA       (1u << 10)
+#define X86_EFER_NXE       (1u << 11)
 
 /* MSRs that are state (their order here is not saved; the index is). */
-#define X86_MSR_TSC              0x10u
-#define X86_MSR_APIC_BASE        0x1bu
-#define X86_MSR_TSC_ADJUST       0x3bu
-#define X86_MSR_MTRRCAP          0xfeu
-#define X86_MSR_SYSENTER_CS      0x174u
-#define X86_MSR_SYSENTER_ESP     0x175u
-#define X86_MSR_SYSENTER_EIP     0x176u
-#define X86_MSR_MCG_CAP          0x179u
-#define X86_MSR_MCG_STATUS       0x17au
-#define X86_MSR_MISC_ENABLE      0x1a0u
-#define X86_MSR_PAT              0x277u
-#define X86_MSR_MTRR_DEF_TYPE    0x2ffu
-#define X86_MSR_TSC_DEADLINE     0x6e0u
-#define X86_MSR_X2APIC_FIRST     0x800u
-#define X86_MSR_X2APIC_LAST      0x8ffu
-#define X86_MSR_EFER             0xc0000080u
-#define X86_MSR_STAR             0xc0000081u
-#define X86_MSR_LSTAR            0xc0000082u
-#define X86_MSR_CSTAR            0xc0000083u
-#define X86_MSR_SFMASK           0xc0000084u
-#define X86_MSR_FS_BASE          0xc0000100u
-#define X86_MSR_GS_BASE          0xc0000101u
-#define X86_MSR_KERNEL_GS_BASE   0xc0000102u
-#define X86_MSR_TSC_AUX          0xc0000103u
-#define X86_MSR_KVM_WALL_CLOCK   0x4b564d00u
-#define X86_MSR_KVM_SYSTEM_TIME  0x4b564d01u
+#define X86_MSR_TSC               0x10u
+#define X86_MSR_APIC_BASE         0x1bu
+#define X86_MSR_TSC_ADJUST        0x3bu
+#define X86_MSR_MTRRCAP           0xfeu
+#define X86_MSR_ARCH_CAPABILITIES 0x10au
+#define X86_MSR_SYSENTER_CS       0x174u
+#define X86_MSR_SYSENTER_ESP      0x175u
+#define X86_MSR_SYSENTER_EIP      0x176u
+#define X86_MSR_MCG_CAP           0x179u
+#define X86_MSR_MCG_STATUS        0x17au
+#define X86_MSR_MISC_ENABLE       0x1a0u
+#define X86_MSR_PAT               0x277u
+#define X86_MSR_MTRR_DEF_TYPE     0x2ffu
+#define X86_MSR_TSC_DEADLINE      0x6e0u
+#define X86_MSR_X2APIC_FIRST      0x800u
+#define X86_MSR_X2APIC_LAST       0x8ffu
+#define X86_MSR_EFER              0xc0000080u
+#define X86_MSR_STAR              0xc0000081u
+#define X86_MSR_LSTAR             0xc0000082u
+#define X86_MSR_CSTAR             0xc0000083u
+#define X86_MSR_SFMASK            0xc0000084u
+#define X86_MSR_FS_BASE           0xc0000100u
+#define X86_MSR_GS_BASE           0xc0000101u
+#define X86_MSR_KERNEL_GS_BASE    0xc0000102u
+#define X86_MSR_TSC_AUX           0xc0000103u
+#define X86_MSR_KVM_WALL_CLOCK    0x4b564d00u
+#define X86_MSR_KVM_SYSTEM_TIME   0x4b564d01u
 
-#define X86_MTRR_VARIABLE_COUNT 8
-#define X86_MTRR_FIXED_COUNT    11
+#define X86_MTRR_VARIABLE_COUNT   8
+#define X86_MTRR_FIXED_COUNT      11
 
 /* Exception vectors (APM vol. 2, 8.2). */
 enum x86_vector {
@@ -182,12 +183,12 @@ struct x86_state {
     uint64_t pat, tsc_aux, misc_enable;
     uint64_t mtrr_def_type, mtrr_fixed[X86_MTRR_FIXED_COUNT];
     uint64_t mtrr_base[X86_MTRR_VARIABLE_COUNT], mtrr_mask[X86_MTRR_VARIABLE_COUNT];
-    uint64_t tsc;           /* the guest's TSC at the moment of saving */
+    uint64_t tsc; /* the guest's TSC at the moment of saving */
     uint64_t tsc_adjust;
     uint64_t tsc_deadline;
-    bool halted;            /* stopped at HLT */
-    bool nmi_blocked;       /* between an NMI and its IRET */
-    bool interrupt_shadow;  /* the instruction after STI or MOV SS */
+    bool halted;                                 /* stopped at HLT */
+    bool nmi_blocked;                            /* between an NMI and its IRET */
+    bool interrupt_shadow;                       /* the instruction after STI or MOV SS */
     _Alignas(64) uint8_t xsave[X86_XSAVE_BYTES]; /* standard (not compacted) format */
 };
 
