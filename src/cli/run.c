@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -104,13 +105,15 @@ static int signals_watch(struct run *run, struct error *err)
 
 /* ---- the run ---- */
 
-static int run_status(const struct run *run, const struct vm_result *result)
+/* The exit status; a signal that ended the VM is named in the report. */
+static int run_status(const struct run *run, struct vm_result *result)
 {
     int signal_number = atomic_load(&run->ended_by);
 
-    if (result->end == VM_END_STOPPED && signal_number != 0)
-        return 128 + signal_number;
-    return vm_result_status(result);
+    if (result->end != VM_END_STOPPED || signal_number == 0)
+        return vm_result_status(result);
+    snprintf(result->text, sizeof result->text, "stopped by signal %d", signal_number);
+    return 128 + signal_number;
 }
 
 /* The VM is built: run it, take it down, and only then report, on a terminal that is put back. */

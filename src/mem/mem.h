@@ -2,10 +2,10 @@
  * The guest-physical address space: RAM and ROM. The only code that touches guest RAM.
  *
  * All that is read from guest memory is hostile: copy it once with mem_read(), check the copy, use
- * the copy. Ranges may not wrap and must lie wholly in RAM (reads: or ROM), where adjacent slots are
- * as one; otherwise -EFAULT and nothing happens.
- * Threads: the layout is fixed before vCPUs start; reads and writes may come from any thread.
- * Atomicity: aligned accesses of 1, 2, 4 or 8 bytes by mem_read/mem_write are single accesses.
+ * the copy. Ranges may not wrap and must lie wholly in RAM (reads: or ROM), where adjacent slots
+ * are as one; otherwise -EFAULT and nothing happens. Threads: the layout is fixed before vCPUs
+ * start; reads and writes may come from any thread. Atomicity: aligned accesses of 1, 2, 4 or 8
+ * bytes by mem_read/mem_write are single accesses.
  */
 #ifndef FREEHOLD_MEM_MEM_H
 #define FREEHOLD_MEM_MEM_H
@@ -70,7 +70,7 @@ struct mem_code_watch {
     void *opaque;
 };
 void mem_code_watch_set(struct mem *mem, const struct mem_code_watch *watch);
-void mem_code_mark(struct mem *mem, uint64_t gpa);  /* the page that holds gpa */
+void mem_code_mark(struct mem *mem, uint64_t gpa); /* the page that holds gpa */
 void mem_code_clear(struct mem *mem, uint64_t gpa);
 bool mem_code_marked(const struct mem *mem, uint64_t gpa);
 
