@@ -45,7 +45,8 @@ struct net_port {
     const struct net_port_user *user;
     void *user_opaque;
     bool link_up;
-    uint16_t mtu; /* 0: 1500 */
+    bool checksums_valid; /* the peer makes its frames itself: their checksums need no check */
+    uint16_t mtu;         /* 0: 1500 */
 };
 
 /* Plugs the card in (NULL: out). Before the loop runs, or on its thread. */

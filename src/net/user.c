@@ -166,5 +166,6 @@ int net_user_new(const struct net_user_config *config, struct loop *loop, struct
     if (rc < 0)
         return error_set(err, rc, "cannot start the user network: %s", strerror(-rc));
     (*out)->mtu = config->mtu;
+    (*out)->checksums_valid = true; /* libslirp ends every connection and makes its own packets */
     return 0;
 }

@@ -393,6 +393,32 @@ static void test_net_frames(struct test *t)
     hostile_free(&h);
 }
 
+/* Checksums to be made at places that lie. */
+static void test_net_checksums(struct test *t)
+{
+    static const uint16_t places[][2] = {{0, 0},      {87, 0},          {86, 0},
+                                         {88, 0},     {0, 87},          {0xffff, 0},
+                                         {0, 0xffff}, {0xffff, 0xffff}, {40, 50}};
+    struct guest_buffer out = {DATA, 100, false}, header = {DATA, 12, false};
+    struct hostile h;
+
+    if (!hostile_new(t, &h) || !CHECK(t, guest_begin(&h.device[SLOT_NET], PACKED | 1)))
+        return;
+    guest_ring_init(&h.device[SLOT_NET], 1, 16, &h.ring);
+    guest_driver_ok(&h.device[SLOT_NET]);
+    for (unsigned i = 0; i < sizeof places / sizeof places[0]; i++) {
+        uint8_t bytes[12] = {1};
+
+        store_le16(bytes + 6, places[i][0]);
+        store_le16(bytes + 8, places[i][1]);
+        CHECK_EQ(t, mem_write(h.guest.mem, DATA, bytes, 12), 0);
+        CHECK_EQ(t, raw_request(&h, &out, 1), 0);
+        CHECK_EQ(t, raw_request(&h, &header, 1), 0); /* a header and no frame */
+    }
+    hostile_check_alive(t, &h);
+    hostile_free(&h);
+}
+
 int main(void)
 {
     struct test t = {0};
@@ -409,5 +435,6 @@ int main(void)
     TEST_RUN(&t, test_disk_requests);
     TEST_RUN(&t, test_disk_shapes);
     TEST_RUN(&t, test_net_frames);
+    TEST_RUN(&t, test_net_checksums);
     return test_end(&t);
 }

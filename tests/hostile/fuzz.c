@@ -74,7 +74,8 @@ static void step_ring_bytes(struct fuzz *f)
     store_le64(bytes + 8, random_next(&f->state));
     if (below(f, 2))
         store_le32(bytes + 8, (uint32_t)below(f, 0x10000)); /* a length that may do */
-    if (mem_write(f->h.guest.mem, GUEST_RINGS + below(f, 0x40000 / 16) * 16, bytes,
+    if (mem_write(f->h.guest.mem,
+                  (below(f, 2) ? GUEST_RINGS : GUEST_BUFFERS) + below(f, 0x40000 / 16) * 16, bytes,
                   1 + below(f, 16)) < 0)
         abort();
 }
@@ -133,7 +134,7 @@ static void step(struct fuzz *f)
 
 static void round_begin(struct test *t, struct fuzz *f)
 {
-    f->features = ALL_RING_FEATURES | VIRTIO_BIT(15);
+    f->features = ALL_RING_FEATURES | VIRTIO_BIT(15) | VIRTIO_BIT(0);
     if (below(f, 2))
         f->features |= VIRTIO_F_RING_PACKED;
     if (below(f, 4) == 0)

@@ -3,7 +3,8 @@
  *
  * All work is done on the loop's thread with the device's lock held. A frame that finds no room in
  * the guest stays in the port until the guest makes buffers available; a frame that the port can't
- * take stays in the transmit queue. No offloads are offered, so headers say nothing.
+ * take stays in the transmit queue. Checksums of sent frames are made here when the guest leaves
+ * them to us; those of received frames are vouched for when the port made the frames itself.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,32 +14,39 @@
 #include "base/endian.h"
 #include "dev/virtio/virtio.h"
 
-#define NET_F_MTU         VIRTIO_BIT(3)
-#define NET_F_MAC         VIRTIO_BIT(5)
-#define NET_F_MRG_RXBUF   VIRTIO_BIT(15)
-#define NET_F_STATUS      VIRTIO_BIT(16)
-#define NET_F_CTRL_VQ     VIRTIO_BIT(17)
-#define NET_F_CTRL_RX     VIRTIO_BIT(18)
+#define NET_F_CSUM           VIRTIO_BIT(0)
+#define NET_F_GUEST_CSUM     VIRTIO_BIT(1)
+#define NET_F_MTU            VIRTIO_BIT(3)
+#define NET_F_MAC            VIRTIO_BIT(5)
+#define NET_F_MRG_RXBUF      VIRTIO_BIT(15)
+#define NET_F_STATUS         VIRTIO_BIT(16)
+#define NET_F_CTRL_VQ        VIRTIO_BIT(17)
+#define NET_F_CTRL_RX        VIRTIO_BIT(18)
 
-#define NET_CONFIG_SIZE   12u
-#define NET_CONFIG_STATUS 6u
-#define NET_CONFIG_MTU    10u
-#define NET_S_LINK_UP     1u
+#define NET_CONFIG_SIZE      12u
+#define NET_CONFIG_STATUS    6u
+#define NET_CONFIG_MTU       10u
+#define NET_S_LINK_UP        1u
 
-#define NET_RX_QUEUE      0u
-#define NET_TX_QUEUE      1u
-#define NET_CTRL_QUEUE    2u
-#define NET_HEADER_SIZE   12u
-#define NET_HEADER_COUNT  10u /* num_buffers */
-#define NET_QUEUE_SIZE    256u
-#define NET_TX_BUDGET     256u /* frames in one turn, so that other devices get theirs */
-#define NET_CTRL_BUDGET   16u
-#define NET_CTRL_RX       0u
-#define NET_CTRL_OK       0
-#define NET_CTRL_ERR      1
-#define NET_CTRL_RX_MODES 6u
-#define NET_CTRL_MAC      1u
-#define NET_CTRL_MAC_SET  0u /* the table */
+#define NET_RX_QUEUE         0u
+#define NET_TX_QUEUE         1u
+#define NET_CTRL_QUEUE       2u
+#define NET_HEADER_SIZE      12u
+#define NET_HEADER_START     6u  /* csum_start */
+#define NET_HEADER_FIELD     8u  /* csum_offset, from there */
+#define NET_HEADER_COUNT     10u /* num_buffers */
+#define NET_HDR_F_NEEDS_CSUM 1u
+#define NET_HDR_F_DATA_VALID 2u
+#define NET_RX_BUFFER_MIN    1526u /* what 5.1.6.3.1 demands without merging */
+#define NET_QUEUE_SIZE       256u
+#define NET_TX_BUDGET        256u /* frames in one turn, so that other devices get theirs */
+#define NET_CTRL_BUDGET      16u
+#define NET_CTRL_RX          0u
+#define NET_CTRL_OK          0
+#define NET_CTRL_ERR         1
+#define NET_CTRL_RX_MODES    6u
+#define NET_CTRL_MAC         1u
+#define NET_CTRL_MAC_SET     0u /* the table */
 
 struct virtio_net {
     struct virtio_device device;
@@ -48,10 +56,25 @@ struct virtio_net {
     bool tx_waits; /* frames wait until the port takes more */
     bool link_up;
     struct virtq_chain chain, first;
+    uint8_t frame[NET_FRAME_MAX]; /* one whose checksum is made here */
     struct virtq_used used[VIRTQ_SIZE_MAX];
 };
 
 /* ---- receiving ---- */
+
+/* A buffer as large as it must be: the frame is too long for this driver and is dropped, as a card
+ * does. Else the driver is wrong. */
+static int rx_too_small(struct virtio_net *net, const struct virtq_chain *chain,
+                        const struct virtq_mark *mark)
+{
+    if (chain->in_bytes < NET_RX_BUFFER_MIN) {
+        virtio_fail(&net->device, "a receive buffer that is too small");
+        return -EPROTO;
+    }
+    virtq_rewind(&net->device.queue[NET_RX_QUEUE], mark);
+    log_limited(&net->device.log, "virtio-net: dropped a frame longer than the guest's buffers");
+    return -EMSGSIZE;
+}
 
 /* Fills as many buffers as the frame needs. The number of buffers; 0: not enough of them (none is
  * taken); negative: the frame does not fit into what this driver gives. */
@@ -73,10 +96,8 @@ static int rx_fill(struct virtio_net *net, const uint8_t *frame, size_t length)
             virtq_rewind(queue, &mark);
             return 0;
         }
-        if (chain->in_bytes <= skip || (!mergeable && chain->in_bytes - skip < length)) {
-            virtio_fail(device, "a receive buffer that is too small");
-            return -EMSGSIZE;
-        }
+        if (chain->in_bytes <= skip || (!mergeable && chain->in_bytes - skip < length))
+            return rx_too_small(net, chain, &mark);
         piece = virtq_chain_write(device->mem, chain, skip, frame + done, length - done);
         done += piece;
         net->used[count++] = virtq_used_of(chain, (uint32_t)(skip + piece));
@@ -98,8 +119,10 @@ static bool rx_frame(struct virtio_net *net, const uint8_t *frame, size_t length
     if (count == 0 && virtio_queue_live(device, queue) && virtq_notify_enable(queue))
         count = rx_fill(net, frame, length); /* buffers came while we asked to be told */
     if (count <= 0)
-        return false;
+        return count == -EMSGSIZE;
     virtq_notify_disable(queue);
+    if (net->port->checksums_valid && (device->driver_features & NET_F_GUEST_CSUM))
+        header[0] = NET_HDR_F_DATA_VALID;
     store_le16(header + NET_HEADER_COUNT, (uint16_t)count); /* 1 without merging (5.1.6.4.1) */
     virtq_chain_write(device->mem, &net->first, 0, header, sizeof header);
     virtio_push(device, queue, net->used, (unsigned)count);
@@ -129,14 +152,48 @@ static void net_received(void *opaque)
 
 /* ---- sending ---- */
 
-/* The frame behind the header; -EAGAIN when the port is full. Frames that no wire could carry and
- * those for an unplugged cable are taken from the driver and are gone, as on a real card. */
-static int tx_frame(struct virtio_net *net, const struct virtq_chain *chain)
+/* The ones' complement sum (RFC 1071), in the machine's byte order, which does not matter. */
+static uint16_t checksum(const uint8_t *from, size_t length)
+{
+    uint64_t sum = 0;
+
+    for (; length >= 4; from += 4, length -= 4)
+        sum += load_le32(from);
+    if (length >= 2)
+        sum += load_le16(from);
+    if (length & 1)
+        sum += from[length & 2];
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
+/* Completes a checksum that the guest began (5.1.6.2), in a copy of the frame. */
+static int tx_checksummed(struct virtio_net *net, const struct virtq_chain *chain,
+                          const uint8_t *header)
+{
+    size_t start = load_le16(header + NET_HEADER_START);
+    size_t field = start + load_le16(header + NET_HEADER_FIELD), length;
+    struct iovec iov = {net->frame, 0};
+    uint16_t sum;
+
+    if (chain->out_bytes < NET_HEADER_SIZE ||
+        chain->out_bytes - NET_HEADER_SIZE > sizeof net->frame)
+        return -EMSGSIZE;
+    length = virtq_chain_read(chain, NET_HEADER_SIZE, net->frame, sizeof net->frame);
+    if (field + 2 > length)
+        return -EMSGSIZE;
+    sum = (uint16_t)~checksum(net->frame + start, length - start);
+    store_le16(net->frame + field, sum ? sum : 0xffff); /* RFC 768: 0 would mean none */
+    iov.iov_len = length;
+    return net_port_send(net->port, &iov, 1);
+}
+
+static int tx_plain(struct virtio_net *net, const struct virtq_chain *chain)
 {
     struct iovec iov[VIRTQ_SPANS];
     uint64_t skip = NET_HEADER_SIZE;
     unsigned count = 0;
-    int rc;
 
     for (unsigned i = 0; i < chain->out_count; i++) {
         struct iovec span = chain->iov[i];
@@ -148,7 +205,21 @@ static int tx_frame(struct virtio_net *net, const struct virtq_chain *chain)
         iov[count++] = (struct iovec){(uint8_t *)span.iov_base + skip, span.iov_len - skip};
         skip = 0;
     }
-    rc = net_port_send(net->port, iov, count);
+    return net_port_send(net->port, iov, count);
+}
+
+/* The frame behind the header; -EAGAIN when the port is full. Frames that no wire could carry and
+ * those for an unplugged cable are taken from the driver and are gone, as on a real card. */
+static int tx_frame(struct virtio_net *net, const struct virtq_chain *chain)
+{
+    uint8_t header[NET_HEADER_SIZE] = {0};
+    int rc;
+
+    virtq_chain_read(chain, 0, header, sizeof header);
+    if ((header[0] & NET_HDR_F_NEEDS_CSUM) && (net->device.driver_features & NET_F_CSUM))
+        rc = tx_checksummed(net, chain, header);
+    else
+        rc = tx_plain(net, chain);
     if (rc == -EMSGSIZE)
         log_limited(&net->device.log, "virtio-net: the guest sent a frame of a bad length");
     return rc == -EAGAIN ? rc : 0;
@@ -341,7 +412,8 @@ int virtio_net_new(const struct virtio_net_config *config, struct virtio_device 
         .name = "virtio-net",
         .type = VIRTIO_TYPE_NET,
         .config_size = NET_CONFIG_SIZE,
-        .features = NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS | NET_F_CTRL_VQ | NET_F_CTRL_RX,
+        .features =
+            NET_F_CSUM | NET_F_MAC | NET_F_MRG_RXBUF | NET_F_STATUS | NET_F_CTRL_VQ | NET_F_CTRL_RX,
         .queue_count = 3,
         .queue_size = NET_QUEUE_SIZE,
         .mem = config->mem,
@@ -352,6 +424,8 @@ int virtio_net_new(const struct virtio_net_config *config, struct virtio_device 
 
     if (!net)
         return error_set(err, -ENOMEM, "no memory for a network card");
+    if (config->port->checksums_valid)
+        init.features |= NET_F_GUEST_CSUM;
     if (config->port->mtu)
         init.features |= NET_F_MTU;
     net->port = config->port;
