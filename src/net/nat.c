@@ -427,7 +427,10 @@ static int nat_options(struct nat *nat, int argc, char **argv)
 static void nat_drop_rights(void)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    sigset_t none;
 
+    sigemptyset(&none); /* the VM process blocks the signals that it waits for */
+    sigprocmask(SIG_SETMASK, &none, NULL);
     if (null >= 0) {
         dup2(null, STDIN_FILENO);
         dup2(null, STDOUT_FILENO);
