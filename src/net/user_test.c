@@ -1,9 +1,12 @@
 /* The NAT process for real: DHCP, ARP, UDP to the host's loopback, a port forward. This program is
  * also the NAT: it is started again as `... nat --fd N`. */
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +23,7 @@ static const uint8_t guest_mac[6] = {0x52, 0x54, 0, 1, 2, 3};
 struct host {
     struct loop *loop;
     struct net_port *port;
-    unsigned count;
+    unsigned count, downs;
     size_t length[FRAMES_MAX];
     uint8_t frame[FRAMES_MAX][2048];
 };
@@ -43,8 +46,7 @@ static void host_ignore(void *opaque)
 
 static void host_link(void *opaque, bool up)
 {
-    (void)opaque;
-    (void)up;
+    ((struct host *)opaque)->downs += !up;
 }
 
 static const struct net_port_user host_user = {host_receive, host_ignore, host_ignore, host_link};
@@ -336,6 +338,51 @@ static void test_port_in_use(struct test *t)
     close(fd);
 }
 
+/* The NAT of this program: a process in a session of its own whose second word is "nat". */
+static pid_t nat_pid(void)
+{
+    struct dirent *entry;
+    DIR *processes = opendir("/proc");
+    pid_t found = 0;
+
+    while (processes && !found && (entry = readdir(processes)) != NULL) {
+        char path[300], own[200] = "", other[200] = "";
+        pid_t pid = atoi(entry->d_name);
+
+        snprintf(path, sizeof path, "/proc/%s/exe", entry->d_name);
+        if (pid <= 0 || pid == getpid() || readlink("/proc/self/exe", own, sizeof own - 1) < 0 ||
+            readlink(path, other, sizeof other - 1) < 0)
+            continue;
+        if (strcmp(own, other) == 0 && getsid(pid) != getsid(0))
+            found = pid;
+    }
+    if (processes)
+        closedir(processes);
+    return found;
+}
+
+/* The VM process blocks signals for its main thread; the NAT must not inherit that. When it is
+ * gone, the card's cable is out. */
+static void test_nat_killed(struct test *t)
+{
+    struct host host;
+    sigset_t set, old;
+    pid_t pid;
+
+    sigfillset(&set);
+    sigprocmask(SIG_BLOCK, &set, &old);
+    if (host_new(t, &host, NULL)) {
+        pid = nat_pid();
+        if (CHECK(t, pid > 0))
+            CHECK_EQ(t, kill(pid, SIGTERM), 0);
+        for (unsigned turn = 0; turn < 200 && !host.downs; turn++)
+            host_turn(&host);
+        CHECK_EQ(t, host.downs, 1);
+        host_free(&host);
+    }
+    sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
 static void test_no_program(struct test *t)
 {
     const struct net_user_config config = {.program = "/nonexistent"};
@@ -385,6 +432,7 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "nat") == 0)
         return nat_main(argc - 1, argv + 1);
     TEST_RUN(&t, test_parse);
+    TEST_RUN(&t, test_nat_killed); /* first, while no other NAT of ours is about to end */
     TEST_RUN(&t, test_arp);
     TEST_RUN(&t, test_dhcp);
     TEST_RUN(&t, test_udp);
