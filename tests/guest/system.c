@@ -271,6 +271,8 @@ CODE64(x_fxsave, "fninit\n fld1\n fldz\n mov $0x1122334455667788, %rax\n movq %r
 CODE64(x_fxsave64, "fxsave64 (%rdi)" STOP);
 CODE64(x_fxrstor, "fxrstor (%rdi)\n movq %xmm5, %rax\n fnstsw %ax\n mov %eax, %ecx\n movq %xmm5, "
                   "%rax\n fnstcw (%rsi)" STOP);
+CODE64(x_fxsave_again, "fxsave (%rdi)\n mov $0x600d, %eax" STOP);
+CODE64(x_fxrstor_only, "fxrstor (%rdi)" STOP);
 CODE64(x_xsave, "xsave (%rdi)" STOP);
 CODE64(x_xsaveopt, "xsaveopt (%rdi)" STOP);
 CODE64(x_xrstor, "xrstor (%rdi)\n movq %xmm5, %rcx" STOP);
@@ -421,6 +423,31 @@ static void test_xsave(void)
     cr0_set(cr0_get() & ~CR0_TS);
 }
 
+/* PCI Express space of a bus that is not there: reads give ones, writes vanish. */
+#define MMIO_HOLE 0xe0f00000ul
+
+/* The instructions that touch a device most often run to their end. */
+static void test_mmio(void)
+{
+    part("FXSAVE and XSAVE to devices");
+    struct context c = run_area(x_fxsave_again, MMIO_HOLE, 0);
+    CHECK_STOP("FXSAVE", &c);
+    CHECK("goes on", c.rax, 0x600d);
+    c = run_area(x_fxsave_again, MMIO_HOLE + 0x1000 - 256, 0);
+    CHECK_STOP("FXSAVE over two pages", &c);
+    c = run_area(x_fxrstor_only, MMIO_HOLE, 0);
+    tcg_wrong("TCG takes reserved bits of MXCSR");
+    CHECK_TRAP("FXRSTOR of ones", &c, GP, 0, ADDRESS(x_fxrstor_only));
+    if (!has(FEATURE_XSAVE))
+        return;
+    xsetbv_safe(0, cpuid(13, 0).eax);
+    c = run_area(x_xsave, MMIO_HOLE, ~0ul);
+    CHECK_STOP("XSAVE of everything", &c);
+    c = run_area(x_xrstor, MMIO_HOLE, ~0ul);
+    CHECK_TRAP("XRSTOR of ones", &c, GP, 0, ADDRESS(x_xrstor));
+    xsetbv_safe(0, cpuid(13, 0).eax & 7);
+}
+
 CODE64(x_xsavec, "xsavec (%rdi)" STOP);
 CODE64(x_xgetbv1, "mov $1, %ecx\n xgetbv" STOP);
 
@@ -478,4 +505,5 @@ void guest_main(void)
     } else {
         skip("XSAVE", "CPUID does not show it");
     }
+    test_mmio();
 }

@@ -79,10 +79,14 @@ struct soft_vector {
     uint32_t mxcsr;
 };
 
-#define SOFT_IO_LOG 16
-struct soft_io_record {
-    uint64_t value;
-};
+/*
+ * No instruction makes more device accesses than this. The longest are XSAVE and XRSTOR, which move
+ * X86_XSAVE_BYTES, aligned, in pieces of 8 bytes, and read the header besides. ENTER with 31 levels
+ * at odd addresses makes 8 * 31, a task switch between two TSSs at odd addresses about 200, a
+ * masked store of 64 bytes 64.
+ */
+#define SOFT_IO_LOG 512
+_Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction fits in the log");
 
 /* Bits of soft_vcpu.request: somebody wants this vCPU's attention at the next block boundary. */
 #define SOFT_REQUEST_KICK       0x01u
@@ -142,8 +146,7 @@ struct soft_vcpu {
     uint64_t pending_db;   /* DR6 bits of a #DB trap due after the running instruction */
 
     struct cpu_exit *exit;
-    struct soft_io_record io_log[SOFT_IO_LOG]; /* completed accesses of the running instruction */
-    uint8_t io_done, io_next;
+    uint16_t io_done, io_next; /* entries of io_log */
     bool io_waiting; /* the exit handed out last is to be completed with its value */
 
     uint8_t rmw_buffer[16]; /* soft_rmw_begin's, where memory can't be changed in place */
@@ -170,6 +173,9 @@ struct soft_vcpu {
     bool inject_waiting; /* vcpu_inject() was called */
     uint8_t inject_vector;
     struct soft_op idle_op; /* what c->op points to between blocks */
+
+    /* What the running instruction's completed accesses gave. Last, since it is large and rare. */
+    uint64_t io_log[SOFT_IO_LOG];
 };
 
 struct soft_vm {
