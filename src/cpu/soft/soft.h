@@ -147,7 +147,7 @@ struct soft_vcpu {
 
     struct cpu_exit *exit;
     uint16_t io_done, io_next; /* entries of io_log */
-    bool io_waiting; /* the exit handed out last is to be completed with its value */
+    bool io_waiting;           /* the exit handed out last is to be completed with its value */
 
     uint8_t rmw_buffer[16]; /* soft_rmw_begin's, where memory can't be changed in place */
     uint64_t rmw_address;
