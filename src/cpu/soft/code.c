@@ -25,10 +25,11 @@
 
 #include "cpu/soft/paging.h"
 
-#define JUMP_ENTRIES    4096
-#define HASH_ENTRIES    16384
+#define JUMP_ENTRIES    16384
+#define HASH_ENTRIES    131072
 #define PAGE_ENTRIES    4096
 #define NOTES_MAX       64
+#define PAGES_SEEN_BITS 4096
 #define ARENA_BYTES     (UINT64_C(48) << 20)
 #define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
 
@@ -66,8 +67,11 @@ struct page_entry {
 
 struct soft_cache {
     struct jump_entry jump[JUMP_ENTRIES];
-    uint64_t generation; /* of addresses: older jump entries do not count */
-    uint64_t cs_base;    /* outside 64-bit mode, what jump entries were made with */
+    /* Of addresses: jump entries made under an older one do not count. Entries on global pages have
+     * a generation of their own, whose numbers are odd. */
+    uint64_t generation, generation_global;
+    uint64_t pages_seen[PAGES_SEEN_BITS / 64]; /* hashes of pages with jump entries, since then */
+    uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
     uint32_t cs_limit;
     struct soft_block *hash[HASH_ENTRIES];
     struct page_entry *pages[PAGE_ENTRIES];
@@ -411,7 +415,8 @@ int soft_cache_new(struct soft_vcpu *c)
         return -ENOMEM;
     }
     cache->arena = arena;
-    cache->generation = 1;
+    cache->generation = 2;
+    cache->generation_global = 3;
     c->cache = cache;
     return 0;
 }
@@ -432,12 +437,33 @@ static void key_update(struct soft_vcpu *c)
     unsigned mode = c->code_size | (plain ? 4u : 0) | (c->cpl == 3 ? 8u : 0);
 
     c->code_key = c->cache->generation << 4 | mode;
+    c->code_key_global = c->cache->generation_global << 4 | mode;
+}
+
+static unsigned page_bit(uint64_t linear)
+{
+    return (unsigned)(((linear >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % PAGES_SEEN_BITS;
+}
+
+void soft_code_forget_local(struct soft_vcpu *c)
+{
+    c->cache->generation += 2;
+    key_update(c);
 }
 
 void soft_code_forget_addresses(struct soft_vcpu *c)
 {
-    c->cache->generation++;
-    key_update(c);
+    c->cache->generation_global += 2;
+    memset(c->cache->pages_seen, 0, sizeof c->cache->pages_seen);
+    soft_code_forget_local(c);
+}
+
+void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear)
+{
+    unsigned bit = page_bit(linear);
+
+    if (c->cache->pages_seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
+        soft_code_forget_addresses(c);
 }
 
 void soft_code_mode_changed(struct soft_vcpu *c)
@@ -449,7 +475,8 @@ void soft_code_mode_changed(struct soft_vcpu *c)
         (cs->base != cache->cs_base || cs->limit != cache->cs_limit)) {
         cache->cs_base = cs->base;
         cache->cs_limit = cs->limit;
-        cache->generation++;
+        cache->generation += 2;
+        cache->generation_global += 2;
     }
     key_update(c);
 }
@@ -629,6 +656,17 @@ static uint64_t code_limit(const struct soft_vcpu *c)
     return c->rip > limit ? 0 : limit - c->rip + 1;
 }
 
+/* Host pointer to an instruction byte from the TLB alone; NULL: ask fetch_host(). */
+static const uint8_t *fetch_cached(const struct soft_vcpu *c, uint64_t linear)
+{
+    const struct soft_tlb_entry *entry =
+        &c->tlb[soft_privilege_now(c)].entry[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
+
+    if (entry->tag != (linear & ~UINT64_C(0xfff)))
+        return NULL;
+    return (const uint8_t *)(uintptr_t)(linear + entry->addend);
+}
+
 /* Host pointer to an instruction byte; NULL: nothing there. Raises fetch faults. */
 static const uint8_t *fetch_host(struct soft_vcpu *c, uint64_t linear, uint64_t *gpa)
 {
@@ -758,37 +796,57 @@ static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
     return block;
 }
 
+static inline struct jump_entry *jump_entry(const struct soft_vcpu *c)
+{
+    return &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
+}
+
+/* Remembers where c->rip led. The page has a fetch TLB entry: it was used or made just now. */
+static void jump_set(struct soft_vcpu *c, uint64_t linear, struct soft_block *block)
+{
+    const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
+    bool global = tlb->global[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
+    unsigned bit = page_bit(linear);
+
+    c->cache->pages_seen[bit / 64] |= UINT64_C(1) << (bit % 64);
+    *jump_entry(c) = (struct jump_entry){
+        .rip = c->rip, .generation = global ? c->code_key_global : c->code_key, .block = block};
+}
+
 static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *c)
 {
     uint64_t linear = code_linear(c);
-    struct jump_entry *jump = &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
-    uint64_t gpa;
     const uint8_t *host;
     struct soft_block *block;
 
     if (code_limit(c) == 0)
         soft_raise_code(c, X86_GP, 0);
-    host = fetch_host(c, linear, &gpa);
-    if (!host)
-        return block_uncached(c, linear);
-    block = block_lookup(c, host);
-    if (!block)
-        block = block_build(c, host, gpa);
+    host = fetch_cached(c, linear);
+    block = host ? block_lookup(c, host) : NULL;
+    if (!block) {
+        uint64_t gpa;
+
+        host = fetch_host(c, linear, &gpa);
+        if (!host)
+            return block_uncached(c, linear);
+        block = block_lookup(c, host);
+        if (!block)
+            block = block_build(c, host, gpa);
+    }
     if (block->bytes > code_limit(c))
         return block_uncached(c, linear);
-    if (block->valid) {
-        jump->rip = c->rip;
-        jump->generation = c->code_key;
-        jump->block = block;
-    }
+    if (block->valid)
+        jump_set(c, linear, block);
     return block;
 }
 
 const struct soft_block *soft_code_find(struct soft_vcpu *c)
 {
-    struct jump_entry *jump = &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
+    const struct jump_entry *jump = jump_entry(c);
 
-    if (jump->rip == c->rip && jump->generation == c->code_key && jump->block->valid)
+    if (jump->rip == c->rip &&
+        (jump->generation == c->code_key || jump->generation == c->code_key_global) &&
+        jump->block->valid)
         return jump->block;
     return find_slow(c);
 }

@@ -18,6 +18,7 @@
 #define PTE_A       (UINT64_C(1) << 5)
 #define PTE_D       (UINT64_C(1) << 6)
 #define PTE_PS      (UINT64_C(1) << 7)
+#define PTE_G       (UINT64_C(1) << 8)
 #define PTE_NX      (UINT64_C(1) << 63)
 #define PTE_ADDR    UINT64_C(0x000ffffffffff000)
 
@@ -272,6 +273,7 @@ bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, str
         }
         if (entries_mark(&w)) {
             page->writable = store_permitted(&w);
+            page->global = (c->cr4 & X86_CR4_PGE) && (w.entry[w.depth - 1].value & PTE_G);
             return true;
         }
     }
@@ -284,12 +286,15 @@ enum soft_privilege soft_privilege_now(const struct soft_vcpu *c)
     return (c->cr4 & X86_CR4_SMAP) && !(c->rflags & X86_RFLAGS_AC) ? SOFT_KERNEL_SMAP : SOFT_KERNEL;
 }
 
-static void tlb_set(struct soft_tlb *tlb, enum soft_access access, uint64_t linear, uint8_t *host)
+static void tlb_set(struct soft_tlb *tlb, enum soft_access access, uint64_t linear,
+                    const struct soft_target *target)
 {
-    struct soft_tlb_entry *entry = &tlb->entry[access][(linear >> 12) % SOFT_TLB_ENTRIES];
+    unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;
+    struct soft_tlb_entry *entry = &tlb->entry[access][index];
 
     entry->tag = linear & ~UINT64_C(0xfff);
-    entry->addend = (uint64_t)(uintptr_t)host - linear;
+    entry->addend = (uint64_t)(uintptr_t)target->host - linear;
+    tlb->global[access][index] = target->global;
     tlb->used = true;
 }
 
@@ -347,18 +352,19 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
     target->gpa = page.gpa;
     target->host = soft_host(c, page.gpa, &rom);
     target->rom = rom;
+    target->global = page.global;
     target->code = target->host && !rom && mem_code_marked(c->vm->mem, page.gpa);
     if (!target->host || !request->cache)
         return;
     struct soft_tlb *tlb = &c->tlb[request->privilege];
     large_note(c, linear, page.shift);
     if (request->access == SOFT_FETCH) {
-        tlb_set(tlb, SOFT_FETCH, linear, target->host);
+        tlb_set(tlb, SOFT_FETCH, linear, target);
         return;
     }
-    tlb_set(tlb, SOFT_READ, linear, target->host);
+    tlb_set(tlb, SOFT_READ, linear, target);
     if (page.writable && !rom && !target->code)
-        tlb_set(tlb, SOFT_WRITE, linear, target->host);
+        tlb_set(tlb, SOFT_WRITE, linear, target);
 }
 
 static void tlb_array_clear(struct soft_tlb *tlb, enum soft_access access)
@@ -377,6 +383,22 @@ void soft_tlb_flush(struct soft_vcpu *c)
     }
     memset(c->large, 0, sizeof *c->large);
     soft_code_forget_addresses(c);
+}
+
+/* Global pages stay: APM vol. 2, 5.5.2; SDM vol. 3, 4.10.2.4. */
+void soft_tlb_flush_local(struct soft_vcpu *c)
+{
+    for (unsigned p = 0; p < SOFT_CHECKED; p++) {
+        struct soft_tlb *tlb = &c->tlb[p];
+
+        for (unsigned a = 0; tlb->used && a < 3; a++) {
+            for (unsigned i = 0; i < SOFT_TLB_ENTRIES; i++) {
+                if (!tlb->global[a][i])
+                    tlb->entry[a][i].tag = SOFT_TLB_EMPTY;
+            }
+        }
+    }
+    soft_code_forget_local(c);
 }
 
 void soft_tlb_flush_writes(struct soft_vcpu *c)
@@ -399,7 +421,7 @@ void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
                 entry->tag = SOFT_TLB_EMPTY;
         }
     }
-    soft_code_forget_addresses(c);
+    soft_code_forget_page(c, linear);
 }
 
 /* Intel SDM vol. 3, 4.4.1: the four PDPTEs are loaded by MOV to CR3 and friends. */

@@ -15,6 +15,7 @@ struct soft_page {
     uint64_t gpa;
     unsigned shift;      /* log2 of the page's size, 0 without paging */
     bool writable;       /* a store would succeed without changing the tables */
+    bool global;         /* stays in the TLB when CR3 is loaded */
     uint32_t fault_code; /* when the walk failed */
 };
 
@@ -23,6 +24,7 @@ struct soft_target {
     uint64_t gpa;
     uint8_t *host; /* NULL: memory-mapped I/O or nothing */
     bool rom;
+    bool global;
     bool code; /* the page holds decoded code: stores go through soft_code_* */
 };
 

@@ -62,6 +62,7 @@ enum soft_privilege {
 
 struct soft_tlb {
     struct soft_tlb_entry entry[3][SOFT_TLB_ENTRIES]; /* by enum soft_access */
+    bool global[3][SOFT_TLB_ENTRIES];                 /* which entries a CR3 load keeps */
     bool used;
 };
 
@@ -117,9 +118,10 @@ struct soft_vcpu {
     bool nmi_blocked;
     bool nmi_pending;
     bool halted;
-    bool step;             /* one instruction at a time: TF, RF or breakpoints are on */
-    uint64_t code_key;     /* soft_code_mode_changed(): which blocks c->rip may mean */
-    uint64_t address_mask; /* of linear addresses: 2^32 - 1, or all ones in 64-bit mode */
+    bool step;                /* one instruction at a time: TF, RF or breakpoints are on */
+    uint64_t code_key;        /* soft_code_mode_changed(): which blocks c->rip may mean */
+    uint64_t code_key_global; /* the same for global pages */
+    uint64_t address_mask;    /* of linear addresses: 2^32 - 1, or all ones in 64-bit mode */
 
     struct x86_segment seg[X86_SEG_COUNT];
     struct x86_segment ldtr, tr;
@@ -260,6 +262,7 @@ void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access acce
 
 /* -- paging (paging.c) -- */
 void soft_tlb_flush(struct soft_vcpu *c);                       /* all, global ones too */
+void soft_tlb_flush_local(struct soft_vcpu *c);                 /* all but global ones */
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */
 /* Loads PAE's PDPTEs from cr3; false: reserved bits set (#GP). */
 bool soft_pdpte_load(struct soft_vcpu *c, uint64_t cr3);

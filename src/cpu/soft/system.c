@@ -85,7 +85,7 @@ static void cr3_write(struct soft_vcpu *c, uint64_t value)
     if (is_pae_mode(c) && !soft_pdpte_load(c, value))
         soft_raise_code(c, X86_GP, 0);
     c->cr3 = value;
-    soft_tlb_flush(c);
+    soft_tlb_flush_local(c);
 }
 
 static uint64_t cr4_allowed(const struct soft_vcpu *c)
@@ -585,7 +585,11 @@ static void invpcid(struct soft_vcpu *c, const struct soft_op *op)
         (type < 2 && !(c->cr4 & X86_CR4_PCIDE) && descriptor[0] != 0) ||
         (type == 0 && !is_canonical(descriptor[1])))
         soft_raise_code(c, X86_GP, 0);
-    soft_tlb_flush(c);
+    /* 2 is the type that drops global entries; the others may drop more than they must. */
+    if (type == 2)
+        soft_tlb_flush(c);
+    else
+        soft_tlb_flush_local(c);
 }
 
 static void cpl0_only(struct soft_vcpu *c, const struct soft_op *op)
