@@ -232,8 +232,9 @@ static int run_many(struct run *r, const struct options *options)
         failed++;
         printf("seed %" PRIu64 " differs: %s (see it with --one %" PRIu64 ")\n", seed, what, seed);
     }
-    printf("%" PRIu64 " instructions in %u sequences\n", r->instructions, passed + failed);
-    printf("%u passed, %u failed\n", passed, failed);
+    printf("%" PRIu64 " instructions in %u sequences: %u end alike, %u differ\n", r->instructions,
+           passed + failed, passed, failed);
+    printf("%d passed, %d failed\n", failed == 0, failed != 0);
     return failed ? 1 : 0;
 }
 
