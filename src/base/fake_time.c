@@ -103,3 +103,8 @@ void fake_time_jump(uint64_t ns)
     fake_clock_set(fake.monotonic_ns + ns);
     fake_run(fake.monotonic_ns);
 }
+
+void fake_time_stall(uint64_t ns)
+{
+    fake_clock_set(fake.monotonic_ns + ns);
+}

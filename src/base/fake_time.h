@@ -18,4 +18,7 @@ void fake_time_advance(uint64_t ns);
 /* The I/O thread oversleeps: moves on at once, then runs what is due. */
 void fake_time_jump(uint64_t ns);
 
+/* The I/O thread sleeps still: moves on and runs nothing. */
+void fake_time_stall(uint64_t ns);
+
 #endif

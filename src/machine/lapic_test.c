@@ -579,6 +579,41 @@ static void test_timer_poll(struct test *t)
     board_down(&b);
 }
 
+/* The I/O thread is late: what has expired by the clock is fired by the register access that would
+ * change it or show it. */
+static void test_timer_settles(struct test *t)
+{
+    struct board b;
+    uint64_t value;
+
+    if (!board_up(t, &b))
+        return;
+    mmio(&b, 0, 0x320, 0xec); /* one-shot, divided by 1: 1 ns a count */
+    mmio(&b, 0, 0x3e0, 0xb);
+    mmio(&b, 0, 0x380, 1000);
+    fake_time_stall(1500);
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 0);
+    mmio(&b, 0, 0x320, 0x200ec); /* periodic: a count that has ended does not come to life */
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 0);
+    CHECK(t, timer_fired(&b));
+    fake_time_advance(10000);
+    CHECK(t, !timer_fired(&b));
+    mmio(&b, 0, 0x320, 0xec);
+    mmio(&b, 0, 0x380, 1000);
+    fake_time_stall(1500);
+    mmio(&b, 0, 0x380, 5000); /* a new count: the old one's interrupt is not lost */
+    CHECK(t, timer_fired(&b));
+    fake_time_stall(6000);
+    mmio(&b, 0, 0x320, 0x400ec); /* nor by the way to TSC-deadline mode */
+    CHECK(t, timer_fired(&b));
+    CHECK_EQ(t, lapic_msr_write(b.cpu[0], 0x6e0, tsc_fake() + 3000), 0);
+    fake_time_stall(1001);
+    CHECK_EQ(t, lapic_msr_read(b.cpu[0], 0x6e0, &value), 0);
+    CHECK_EQ(t, value, 0);
+    CHECK(t, timer_fired(&b));
+    board_down(&b);
+}
+
 #define POSTS 20000
 
 static void *poster(void *opaque)
@@ -644,6 +679,7 @@ int main(void)
     TEST_RUN(&t, test_timer_periodic);
     TEST_RUN(&t, test_timer_tsc_deadline);
     TEST_RUN(&t, test_timer_poll);
+    TEST_RUN(&t, test_timer_settles);
     TEST_RUN(&t, test_posting_in_parallel);
     return test_end(&t);
 }

@@ -126,6 +126,18 @@ static uint32_t timer_current(const struct lapic *lapic)
 
 /* ---- expiry ---- */
 
+/* Takes the lock with nothing overdue: what a register access is to change or tell must not lose
+ * or hide an expiry that nobody has come to fire yet. */
+static void timer_lock_settled(struct lapic *lapic)
+{
+    pthread_mutex_lock(&lapic->timer.lock);
+    while (timer_take(lapic)) {
+        pthread_mutex_unlock(&lapic->timer.lock);
+        lapic_lvt_deliver(lapic, LVT_TIMER);
+        pthread_mutex_lock(&lapic->timer.lock);
+    }
+}
+
 void lapic_timer_poll(struct lapic *lapic)
 {
     bool due;
@@ -167,7 +179,7 @@ uint64_t lapic_timer_deadline_ns(struct lapic *lapic)
 
 void lapic_timer_lvt_write(struct lapic *lapic, uint32_t value)
 {
-    pthread_mutex_lock(&lapic->timer.lock);
+    timer_lock_settled(lapic);
     /* To or from TSC-deadline mode disarms (11.5.4.1). */
     if ((timer_mode(lapic) == TIMER_TSC_DEADLINE) != (LVT_TIMER_MODE(value) == TIMER_TSC_DEADLINE))
         timer_stop(lapic);
@@ -179,7 +191,7 @@ void lapic_timer_initial_write(struct lapic *lapic, uint32_t value)
 {
     struct lapic_timer_state *state = &lapic->timer.state;
 
-    pthread_mutex_lock(&lapic->timer.lock);
+    timer_lock_settled(lapic);
     if (timer_mode(lapic) != TIMER_TSC_DEADLINE) {
         state->initial = value;
         state->start_ns = clock_monotonic_ns();
@@ -194,7 +206,7 @@ void lapic_timer_divide_write(struct lapic *lapic, uint32_t value)
     struct lapic_timer_state *state = &lapic->timer.state;
     uint32_t current;
 
-    pthread_mutex_lock(&lapic->timer.lock);
+    timer_lock_settled(lapic);
     current = timer_current(lapic);
     state->divide = value;
     if (current && timer_mode(lapic) != TIMER_TSC_DEADLINE) {
@@ -230,7 +242,7 @@ uint32_t lapic_timer_current_read(struct lapic *lapic)
 {
     uint32_t value;
 
-    pthread_mutex_lock(&lapic->timer.lock);
+    timer_lock_settled(lapic);
     value = timer_current(lapic);
     pthread_mutex_unlock(&lapic->timer.lock);
     return value;
@@ -241,7 +253,7 @@ void lapic_timer_tsc_write(struct lapic *lapic, uint64_t value)
 {
     bool due = false;
 
-    pthread_mutex_lock(&lapic->timer.lock);
+    timer_lock_settled(lapic);
     if (timer_mode(lapic) == TIMER_TSC_DEADLINE) {
         lapic->timer.state.tsc_deadline = value;
         due = value && tsc_deadline_take(lapic);
@@ -259,7 +271,7 @@ uint64_t lapic_timer_tsc_read(struct lapic *lapic)
 {
     uint64_t value;
 
-    pthread_mutex_lock(&lapic->timer.lock);
+    timer_lock_settled(lapic);
     value = lapic->timer.state.tsc_deadline;
     pthread_mutex_unlock(&lapic->timer.lock);
     return value;
