@@ -1,6 +1,11 @@
 /*
- * The virtio console with one port (Virtio 1.2, 5.3). All work is on the loop's thread with the
- * device's lock held; the back end is called without it.
+ * The virtio console with one port (Virtio 1.2, 5.3).
+ *
+ * Nothing is buffered here: output that the back end cannot take now stays in the guest's buffers,
+ * which are given back when all of it was taken; input waits in the back end until the guest offers
+ * buffers.
+ * Threads: all work is on the loop's thread with the device's lock held; the back end is called
+ * without it, so that a slow one holds up no vCPU. Trusts nothing of the guest.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,45 +18,78 @@
 #define CONSOLE_QUEUE_SIZE  64u
 #define CONSOLE_CONFIG_SIZE 8u /* columns, rows, ports: with no feature offered, all 0 */
 #define CONSOLE_PIECE       4096u
-#define CONSOLE_BUDGET      64u /* pieces in one turn */
+#define CONSOLE_BUDGET      64u /* pieces in one turn; an empty chain counts as one */
 
 struct virtio_console {
     struct virtio_device device;
     struct virtio_console_config config;
-    bool input_refused;
+    bool input_refused; /* the back end waits for input_wanted() */
+    bool output_full;   /* the back end will call virtio_console_output_resume() */
+    bool sending;       /* `out` was popped; its bytes from out_at on have yet to be taken */
+    uint64_t out_at;
     struct virtq_chain in, out;
 };
 
-/* Hands one chain's bytes to the back end, piece by piece; `budget` bounds what a turn may do. */
-static void tx_chain(struct virtio_console *console, struct virtq *queue, unsigned *budget)
+/* ---- output ---- */
+
+/* The chain on its way, or the next one. A reset of the queue or device forgets the chain: then
+ * nothing is in flight any more, since only this thread takes chains out. */
+static bool tx_next(struct virtio_console *console, struct virtq *queue)
+{
+    if (console->sending && queue->in_flight > 0)
+        return virtio_queue_live(&console->device, queue);
+    console->sending = virtio_pop(&console->device, queue, &console->out);
+    console->out_at = 0;
+    return console->sending;
+}
+
+static void tx_piece(struct virtio_console *console, struct virtq *queue)
 {
     struct virtq_used used = virtq_used_of(&console->out, 0);
     uint8_t piece[CONSOLE_PIECE];
-    uint64_t at = 0;
-    size_t length;
+    size_t length = virtq_chain_read(&console->out, console->out_at, piece, sizeof piece), taken;
 
-    while (*budget && (length = virtq_chain_read(&console->out, at, piece, sizeof piece)) > 0) {
-        console->config.output(console->config.opaque, piece, length);
-        at += length;
-        --*budget;
+    if (length > 0) {
+        pthread_mutex_unlock(&console->device.lock);
+        taken = console->config.output(console->config.opaque, piece, length);
+        pthread_mutex_lock(&console->device.lock);
+        console->output_full = taken < length;
+        console->out_at += taken;
     }
-    virtio_push(&console->device, queue, &used, 1);
+    if (console->out_at < console->out.out_bytes)
+        return;
+    console->sending = false;
+    if (queue->in_flight > 0) /* no reset meanwhile */
+        virtio_push(&console->device, queue, &used, 1);
 }
 
 static void tx_notify(struct virtio_console *console)
 {
     struct virtio_device *device = &console->device;
     struct virtq *queue = &device->queue[CONSOLE_TX_QUEUE];
-    unsigned budget = CONSOLE_BUDGET;
 
-    while (budget && virtio_pop(device, queue, &console->out)) {
-        budget--; /* empty chains cost something, too */
-        tx_chain(console, queue, &budget);
+    for (unsigned i = 0; i < CONSOLE_BUDGET && !console->output_full; i++) {
+        if (!tx_next(console, queue))
+            break;
+        tx_piece(console, queue);
     }
     virtio_signal(device, queue);
-    if (virtio_queue_live(device, queue) && virtq_notify_enable(queue))
+    if (!console->output_full && virtio_queue_live(device, queue) &&
+        (console->sending || virtq_notify_enable(queue)))
         virtio_kick(device, CONSOLE_TX_QUEUE);
 }
+
+void virtio_console_output_resume(struct virtio_device *device)
+{
+    struct virtio_console *console = (struct virtio_console *)device;
+
+    pthread_mutex_lock(&device->lock);
+    console->output_full = false;
+    pthread_mutex_unlock(&device->lock);
+    virtio_kick(device, CONSOLE_TX_QUEUE);
+}
+
+/* ---- input ---- */
 
 static size_t rx_some(struct virtio_console *console, const uint8_t *bytes, size_t length)
 {
@@ -101,6 +139,8 @@ static void rx_notify(struct virtio_console *console)
     pthread_mutex_lock(&console->device.lock);
 }
 
+/* ---- the device ---- */
+
 static void console_notify(struct virtio_device *device, unsigned queue)
 {
     struct virtio_console *console = (struct virtio_console *)device;
@@ -117,8 +157,15 @@ static void console_config_read(struct virtio_device *device, uint8_t *to)
     memset(to, 0, CONSOLE_CONFIG_SIZE);
 }
 
+/* What the guest wrote last goes out, as far as the back end takes it at once. */
 static void console_free(struct virtio_device *device)
 {
+    struct virtio_console *console = (struct virtio_console *)device;
+
+    pthread_mutex_lock(&device->lock);
+    console->output_full = false; /* it may have room by now */
+    tx_notify(console);
+    pthread_mutex_unlock(&device->lock);
     virtio_fini(device);
     free(device);
 }

@@ -45,9 +45,10 @@ MUST_CHECK int virtio_net_new(const struct virtio_net_config *config, struct vir
 struct virtio_console_config {
     struct mem *mem;
     struct loop *loop;
-    /* What the guest writes; on the loop's thread. */
-    void (*output)(void *opaque, const void *bytes, size_t length);
-    /* The guest has room for input again. May be NULL. */
+    /* What the guest writes; on the loop's thread, no lock held. Returns how many bytes were taken;
+     * the rest stays in the guest's buffers until virtio_console_output_resume(). */
+    size_t (*output)(void *opaque, const void *bytes, size_t length);
+    /* The guest has room for input again, after a short virtio_console_input(). May be NULL. */
     void (*input_wanted)(void *opaque);
     void *opaque;
 };
@@ -55,6 +56,8 @@ MUST_CHECK int virtio_console_new(const struct virtio_console_config *config,
                                   struct virtio_device **out, struct error *err);
 /* Input for the guest; on the loop's thread. Returns how many bytes were taken. */
 size_t virtio_console_input(struct virtio_device *device, const void *bytes, size_t length);
+/* Output has room again; on the loop's thread. */
+void virtio_console_output_resume(struct virtio_device *device);
 
 struct virtio_rng_config {
     struct mem *mem;
