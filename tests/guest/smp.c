@@ -8,11 +8,14 @@
 #include "apic.h"
 #include "world.h"
 
+#define MSR_MTRR_DEF_TYPE 0x2ffu
+
 /* The processor at the other end runs one job at a time: `job` is set last, and cleared by it when
  * done. */
 typedef void (*job_fn)(void);
 static volatile job_fn job;
 static volatile u32 alive, other_id;
+static volatile u64 other_mtrr;
 
 /* Where the second processor starts: copied to LOW_AP, entered in real mode with CS:IP = (LOW_AP >>
  * 4):0. */
@@ -53,6 +56,7 @@ void ap_main(void)
 {
     apic_enable();
     other_id = apic_read(APIC_ID) >> 24;
+    other_mtrr = rdmsr(MSR_MTRR_DEF_TYPE);
     __asm__ volatile("sti" : : : "memory");
     alive = 1;
     for (;;) {
@@ -122,6 +126,7 @@ static void test_start(void)
     CHECK("CS by the vector", *(volatile u16 *)(LOW_AP + (u64)(ap_cs - ap_start)), LOW_AP >> 4);
     CHECK("its APIC ID is another", other_id != apic_read(APIC_ID) >> 24, true);
     CHECK("this is the bootstrap processor", rdmsr(MSR_APIC_BASE) >> 8 & 1, 1);
+    CHECK("its MTRRs are as here", other_mtrr, rdmsr(MSR_MTRR_DEF_TYPE));
 }
 
 static void test_ipi(void)
