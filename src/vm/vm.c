@@ -443,6 +443,18 @@ static bool vm_wants_power(struct vm *vm)
     return wants;
 }
 
+/* Where the board has done firmware's work for the first vCPU, all have the same MTRRs, as firmware
+ * must leave them (Intel SDM vol. 3, 11.11.8); INIT does not change them. */
+static void mtrrs_copy(struct x86_state *to, const struct x86_state *from)
+{
+    if (to == from)
+        return;
+    to->mtrr_def_type = from->mtrr_def_type;
+    memcpy(to->mtrr_fixed, from->mtrr_fixed, sizeof to->mtrr_fixed);
+    memcpy(to->mtrr_base, from->mtrr_base, sizeof to->mtrr_base);
+    memcpy(to->mtrr_mask, from->mtrr_mask, sizeof to->mtrr_mask);
+}
+
 /* RESET of everything; no vCPU runs. */
 static int vm_reset(struct vm *vm, struct error *err)
 {
@@ -455,8 +467,10 @@ static int vm_reset(struct vm *vm, struct error *err)
         vcpu->activity = i == 0 ? VCPU_RUNNING : VCPU_WAIT_STARTUP;
     }
     int rc = pc_reset(vm->pc, &vm->vcpu[0].state, err);
-    for (unsigned i = 0; i < vm->vcpu_count; i++)
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        mtrrs_copy(&vm->vcpu[i].state, &vm->vcpu[0].state);
         atomic_store(&vm->vcpu[i].requests, 0);
+    }
     vm->tsc_offset = -tsc_read_host();
     return rc;
 }
