@@ -173,18 +173,49 @@ static int set_net(void *into, const char *value, struct error *err)
 
 /* The back end itself is opened later, and says then what is wrong with a file; here only what it
  * is called can be wrong. */
+static int character_end_check(struct run_options *options, const char *option, const char *value,
+                               struct error *err)
+{
+    bool stdio = strcmp(value, "stdio") == 0;
+
+    if (!stdio && strcmp(value, "none") != 0 && strncmp(value, "file:", 5) != 0 &&
+        strncmp(value, "unix:", 5) != 0)
+        return error_set(err, -EINVAL,
+                         "--%s %s will not do: it is stdio, file:FILE, unix:FILE or none", option,
+                         value);
+    if (stdio && options->stdio_taken)
+        return error_set(err, -EINVAL,
+                         "--%s stdio will not do: another --serial or --console has stdio already",
+                         option);
+    options->stdio_taken |= stdio;
+    return 0;
+}
+
 static int set_serial(void *into, const char *value, struct error *err)
 {
     struct run_options *options = into;
+    int rc;
 
     if (options->vm.serial_count == PC_SERIAL_MAX)
         return error_set(err, -EINVAL, "there can be no more than %d serial ports", PC_SERIAL_MAX);
-    if (strcmp(value, "stdio") != 0 && strcmp(value, "none") != 0 &&
-        strncmp(value, "file:", 5) != 0 && strncmp(value, "unix:", 5) != 0)
-        return error_set(err, -EINVAL,
-                         "--serial %s will not do: it is stdio, file:FILE, unix:FILE or none",
-                         value);
-    options->vm.serial[options->vm.serial_count++] = value;
+    rc = character_end_check(options, "serial", value, err);
+    if (rc == 0)
+        options->vm.serial[options->vm.serial_count++] = value;
+    return rc;
+}
+
+static int set_console(void *into, const char *value, struct error *err)
+{
+    struct run_options *options = into;
+    int rc;
+
+    if (options->console_given)
+        return error_set(err, -EINVAL, "there can be no more than one --console");
+    rc = character_end_check(options, "console", value, err);
+    if (rc < 0)
+        return rc;
+    options->console_given = true;
+    options->vm.console = strcmp(value, "none") == 0 ? NULL : value;
     return 0;
 }
 
@@ -272,8 +303,12 @@ static const struct option run_table[] = {
      set_net},
     {"serial", "TO",
      "a serial port: stdio, file:FILE, unix:FILE or none; may be repeated\n"
-     "for COM1 to COM4 (default: COM1 on stdio)",
+     "for COM1 to COM4 (default: COM1 on stdio, if --console is not there)",
      set_serial},
+    {"console", "TO",
+     "a virtio console, Linux's hvc0: stdio, file:FILE, unix:FILE or none\n"
+     "(default none)",
+     set_console},
     {"name", "TEXT", "the VM's name", set_name},
     {"no-reboot", NULL, "end when the guest asks for a reset", set_no_reboot},
     {"debug-exit", NULL, "offer port 0xf4: a write of V ends with status (V << 1) | 1",
@@ -318,7 +353,7 @@ int run_options_parse(struct run_options *options, char **words, struct error *e
     if (rc < 0 || options->help || asks_for_list(options))
         return rc;
     if (options->vm.serial_count == 0)
-        options->vm.serial[options->vm.serial_count++] = "stdio";
+        options->vm.serial[options->vm.serial_count++] = options->stdio_taken ? "none" : "stdio";
     if (!options->net_given)
         options->vm.net_count = 1;
     return run_options_check(options, err);

@@ -14,7 +14,8 @@ struct run_options {
     struct vm_config vm; /* all but engine, escape and opaque */
     const char *engine;  /* a name, "auto", or "help" */
     bool help, json, verbose;
-    bool net_given;
+    bool net_given, console_given;
+    bool stdio_taken;    /* by a serial port or the console */
     unsigned text_count; /* copies that the configuration points into */
     char *text[RUN_TEXTS_MAX];
 };

@@ -15,6 +15,7 @@
 
 #include "base/endian.h"
 #include "base/log.h"
+#include "char/char.h"
 #include "dev/legacy/debug_exit.h"
 #include "dev/legacy/fw_cfg.h"
 #include "dev/legacy/i8042.h"
@@ -80,6 +81,7 @@ struct pc {
     struct fw_cfg *fw_cfg;
     struct pci_root *pci;
     struct uart *uart[PC_SERIAL_MAX];
+    struct char_backend *console; /* the virtio console's, once it is there */
 
     pthread_mutex_t isa_lock;
     unsigned serial_levels; /* [isa_lock] bit n: port n asserts; two ports share a line */
@@ -363,6 +365,54 @@ static int rng_new(struct pc *pc, struct error *err)
     return rc ? rc : virtio_pci_new(device, pc->pci, 0, err);
 }
 
+/* ---- the virtio console and its back end ---- */
+
+static size_t console_output(void *backend, const void *bytes, size_t length)
+{
+    return char_backend_write(backend, bytes, length);
+}
+
+static void console_input_wanted(void *backend)
+{
+    char_backend_input_resume(backend);
+}
+
+static size_t console_input(void *device, const uint8_t *bytes, size_t length)
+{
+    return virtio_console_input(device, bytes, length);
+}
+
+static void console_writable(void *device)
+{
+    virtio_console_output_resume(device);
+}
+
+static int console_new(struct pc *pc, const struct pc_config *config, struct error *err)
+{
+    const struct virtio_console_config console = {
+        .mem = pc->mem,
+        .loop = pc->loop,
+        .output = console_output,
+        .input_wanted = console_input_wanted,
+        .opaque = config->console,
+    };
+    struct char_client client = {.input = console_input, .writable = console_writable};
+    struct virtio_device *device;
+    int rc;
+
+    if (!config->console)
+        return 0;
+    rc = virtio_console_new(&console, &device, err);
+    if (!rc)
+        rc = virtio_pci_new(device, pc->pci, 0, err);
+    if (rc)
+        return rc;
+    pc->console = config->console;
+    client.opaque = device;
+    char_backend_attach(pc->console, &client);
+    return 0;
+}
+
 /* ---- what the guest is told ---- */
 
 static unsigned com_ports(const struct pc *pc)
@@ -526,6 +576,8 @@ int pc_new(const struct pc_config *config, struct pc **out, struct error *err)
     rc = nets_new(pc, config, err); /* takes the ports, whatever happens */
     if (!rc)
         rc = rng_new(pc, err);
+    if (!rc)
+        rc = console_new(pc, config, err);
     if (rc)
         goto out_free;
     *out = pc;
@@ -545,6 +597,8 @@ void pc_free(struct pc *pc)
 {
     if (!pc)
         return;
+    if (pc->console)
+        char_backend_attach(pc->console, NULL);
     pci_root_free(pc->pci);
     for (unsigned i = 0; i < PC_SERIAL_MAX; i++)
         uart_free(pc->uart[i]);

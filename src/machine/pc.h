@@ -65,6 +65,7 @@ struct pc_config {
     unsigned net_count;
     struct net_port *net[PC_NETS_MAX];          /* become the board's, also when pc_new fails */
     struct char_backend *serial[PC_SERIAL_MAX]; /* the caller's; NULL: that port is not there */
+    struct char_backend *console;               /* the caller's; NULL: no virtio console */
     bool debug_exit;                            /* offer port 0xf4 */
     struct pc_events events;
 };

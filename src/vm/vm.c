@@ -160,22 +160,21 @@ static int disks_open(struct vm *vm, const struct vm_config *config, struct erro
     return 0;
 }
 
-static int serials_open(struct vm *vm, const struct vm_config *config, struct error *err)
+static int consoles_open(struct vm *vm, const struct vm_config *config, struct error *err)
 {
-    for (unsigned i = 0; i < config->serial_count; i++) {
-        struct char_config port = {
-            .spec = config->serial[i],
-            .loop = vm->loop,
-            .escape = config->escape,
-            .opaque = config->opaque,
-        };
-        int rc = char_backend_new(&port, &vm->serial[i], err);
+    struct char_config end = {.loop = vm->loop, .escape = config->escape, .opaque = config->opaque};
 
+    for (unsigned i = 0; i < config->serial_count; i++) {
+        int rc;
+
+        end.spec = config->serial[i];
+        rc = char_backend_new(&end, &vm->serial[i], err);
         if (rc < 0)
             return rc;
         vm->serial_count++;
     }
-    return 0;
+    end.spec = config->console;
+    return end.spec ? char_backend_new(&end, &vm->console, err) : 0;
 }
 
 static int nets_open(struct vm *vm, const struct vm_config *config, struct pc_config *board,
@@ -235,12 +234,13 @@ static int board_make(struct vm *vm, const struct vm_config *config, struct erro
     board_config_fill(vm, config, &board);
     rc = nets_open(vm, config, &board, err);
     if (rc == 0)
-        rc = serials_open(vm, config, err);
+        rc = consoles_open(vm, config, err);
     if (rc < 0) {
         nets_close(&board);
         return rc;
     }
     memcpy(board.serial, vm->serial, sizeof board.serial);
+    board.console = vm->console;
     return pc_new(&board, &vm->pc, err);
 }
 
@@ -344,6 +344,7 @@ void vm_free(struct vm *vm)
         pc_free(vm->pc);
     for (unsigned i = 0; i < vm->serial_count; i++)
         char_backend_free(vm->serial[i]);
+    char_backend_free(vm->console);
     for (unsigned i = 0; i < vm->disk_count; i++)
         block_close(vm->disk[i]);
     loop_free(vm->loop);

@@ -46,6 +46,7 @@ struct vm_config {
     struct vm_net net[PC_NETS_MAX];
     unsigned serial_count;
     const char *serial[PC_SERIAL_MAX]; /* back ends, as char/char.h names them */
+    const char *console;               /* the virtio console's; NULL: no such device */
     const char *name;                  /* NULL: none */
     bool no_reboot;
     bool debug_exit;

@@ -19,6 +19,7 @@ struct char_backend;
 #define VCPU_REQUEST_INIT    0x1u
 #define VCPU_REQUEST_STARTUP 0x2u
 #define VCPU_REQUEST_NMI     0x4u
+#define VCPU_REQUEST_NMI_2   0x8u /* another came before the first was seen */
 #define VCPU_REQUEST_VECTOR  0xff00u
 
 enum vcpu_activity {
@@ -69,6 +70,7 @@ struct vm {
     struct block *disk[PC_DISKS_MAX];
     unsigned serial_count;
     struct char_backend *serial[PC_SERIAL_MAX];
+    struct char_backend *console; /* NULL: none */
 
     atomic_bool pause; /* vCPU threads leave their loops and park */
     pthread_mutex_t lock;

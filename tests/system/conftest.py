@@ -57,9 +57,10 @@ def debian_disk(debian_image, tmp_path):
 @pytest.fixture
 def busybox(kernel, initrd):
     """Starts the busybox guest: busybox("--cpus", "2", append="fh.net=dhcp")."""
-    def start(*args, append="", on_terminal=False, memory="256M"):
+    def start(*args, append="", on_terminal=False, memory="256M", console="ttyS0"):
         return Vm("--kernel", kernel, "--initrd", initrd, "--memory", memory, *args,
-                  "--append", f"console=ttyS0 quiet {append}".strip(), on_terminal=on_terminal)
+                  "--append", f"console={console} quiet {append}".strip(),
+                  on_terminal=on_terminal)
     return start
 
 

@@ -53,6 +53,15 @@ CASES = {
     "port in use": ((*KERNEL, "--net", "user,hostfwd=tcp::{port}-:22"), "{port}"),
     "unknown serial": ((*KERNEL, "--serial", "parallel"), "parallel"),
     "serial file in no folder": ((*KERNEL, "--serial", "file:{dir}/none/log"), "none/log"),
+    "unknown console": ((*KERNEL, "--console", "parallel"), "parallel"),
+    "console file in no folder": ((*KERNEL, "--console", "file:{dir}/none/log"), "none/log"),
+    "two consoles": ((*KERNEL, "--console", "none", "--console", "none"), "console"),
+    "console and serial on stdio":
+        ((*KERNEL, "--serial", "stdio", "--console", "stdio"), "--console stdio"),
+    "serial and console on stdio":
+        ((*KERNEL, "--console", "stdio", "--serial", "stdio"), "--serial stdio"),
+    "two serial ports on stdio":
+        ((*KERNEL, "--serial", "stdio", "--serial", "stdio"), "--serial stdio"),
     "serial socket in no folder": ((*KERNEL, "--serial", "unix:{dir}/none/s"), "none/s"),
 }
 

@@ -42,6 +42,45 @@ def test_ctrl_c_reaches_the_guest(busybox):
         vm.shell("true")
 
 
+def test_virtio_console(busybox):
+    """A shell on hvc0, with more text both ways than the queues hold."""
+    with busybox("--console", "stdio", console="hvc0") as vm:
+        vm.expect("fh: ready", 90)
+        assert vm.shell("echo $((6 * 7))").strip() == "42"
+        assert vm.shell("tty").strip() == "/dev/hvc0"
+        assert vm.shell("seq 1 20000", 120).split() == [str(i) for i in range(1, 20001)]
+        vm.send("stty -echo; wc -c; stty echo\n" + 500 * (39 * "x" + "\n") + "\x04")
+        vm.expect(r"\b20000\b")
+        assert vm.shell("cat /proc/cmdline").split()[0] == "console=hvc0"
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+
+
+def test_virtio_console_on_terminal(busybox):
+    with busybox("--console=stdio", console="hvc0", on_terminal=True) as vm:
+        vm.expect("fh: ready", 90)
+        assert vm.shell("echo $((6 * 7))").strip() == "42"
+        vm.send(b"\x01x")
+        assert vm.status(10) == 0
+        assert termios.tcgetattr(vm.inner) == vm.before
+
+
+def test_virtio_console_beside_serial(busybox, tmp_path):
+    """Output waits for a reader who comes late, and the serial port is another place."""
+    path = os.path.join(tmp_path, "console")
+    with busybox("--console", f"unix:{path}") as vm:
+        vm.expect("fh: ready", 90)
+        with connect(path, 20) as link:
+            link.settimeout(60)
+            vm.send("(seq 1 100000; echo all of it) >/dev/hvc0 &\n")
+            time.sleep(5)  # by now the socket is full
+            text = read_until(link, b"all of it")
+            assert text.split()[:100000] == [b"%d" % i for i in range(1, 100001)]
+        assert vm.shell("echo alive") == "alive\n"
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+
+
 def test_serial_file(busybox, tmp_path):
     log = tmp_path / "serial.log"
     with busybox("--serial", f"file:{log}", append="fh.run=true") as vm:
@@ -76,6 +115,7 @@ def read_until(link, word):
         got = link.recv(4096)
         assert got, f"closed before {word}: {data[-500:]}"
         data += got
+    return data
 
 
 def test_serial_unix(busybox, tmp_path):
