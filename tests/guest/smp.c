@@ -126,6 +126,7 @@ static void test_start(void)
     CHECK("CS by the vector", *(volatile u16 *)(LOW_AP + (u64)(ap_cs - ap_start)), LOW_AP >> 4);
     CHECK("its APIC ID is another", other_id != apic_read(APIC_ID) >> 24, true);
     CHECK("this is the bootstrap processor", rdmsr(MSR_APIC_BASE) >> 8 & 1, 1);
+    tcg_wrong("TCG's INIT clears the MTRRs");
     CHECK("its MTRRs are as here", other_mtrr, rdmsr(MSR_MTRR_DEF_TYPE));
 }
 
