@@ -614,6 +614,40 @@ static void test_timer_settles(struct test *t)
     board_down(&b);
 }
 
+/* A count that runs goes on when the mode changes, and one that has ended stays at zero. */
+static void test_timer_modes(struct test *t)
+{
+    struct board b;
+
+    if (!board_up(t, &b))
+        return;
+    mmio(&b, 0, 0x320, 0x200ec);
+    mmio(&b, 0, 0x3e0, 0xb);
+    mmio(&b, 0, 0x380, 100000);
+    fake_time_advance(230000); /* in the third period */
+    CHECK(t, timer_fired(&b));
+    mmio(&b, 0, 0x320, 0xec);
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 70000);
+    fake_time_advance(69999);
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 1);
+    CHECK(t, !timer_fired(&b));
+    fake_time_advance(1);
+    CHECK(t, timer_fired(&b));
+    mmio(&b, 0, 0x320, 0x200ec);
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 0);
+    fake_time_advance(NS_PER_SECOND);
+    CHECK(t, !timer_fired(&b));
+    mmio(&b, 0, 0x320, 0xec);
+    mmio(&b, 0, 0x380, 100000);
+    fake_time_advance(40000);
+    mmio(&b, 0, 0x320, 0x200ec);
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 60000);
+    fake_time_advance(70000);
+    CHECK(t, timer_fired(&b));
+    CHECK_EQ(t, mmio_in(&b, 0, 0x390), 90000);
+    board_down(&b);
+}
+
 #define POSTS 20000
 
 static void *poster(void *opaque)
@@ -680,6 +714,7 @@ int main(void)
     TEST_RUN(&t, test_timer_tsc_deadline);
     TEST_RUN(&t, test_timer_poll);
     TEST_RUN(&t, test_timer_settles);
+    TEST_RUN(&t, test_timer_modes);
     TEST_RUN(&t, test_posting_in_parallel);
     return test_end(&t);
 }

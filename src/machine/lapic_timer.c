@@ -177,12 +177,29 @@ uint64_t lapic_timer_deadline_ns(struct lapic *lapic)
 
 /* ---- registers ---- */
 
+/* The count that runs goes on to its end in the new mode, one-shot or periodic. */
+static void timer_period_enter(struct lapic *lapic)
+{
+    struct lapic_timer_state *state = &lapic->timer.state;
+    uint64_t period_ns = timer_period_ns(state), now = clock_monotonic_ns();
+
+    if (state->deadline_ns == LAPIC_NO_DEADLINE || state->initial == 0)
+        return;
+    state->start_ns += (now - state->start_ns) / period_ns * period_ns;
+    timer_set(lapic, state->start_ns + period_ns);
+}
+
 void lapic_timer_lvt_write(struct lapic *lapic, uint32_t value)
 {
+    unsigned old_mode, new_mode = LVT_TIMER_MODE(value);
+
     timer_lock_settled(lapic);
+    old_mode = timer_mode(lapic);
     /* To or from TSC-deadline mode disarms (11.5.4.1). */
-    if ((timer_mode(lapic) == TIMER_TSC_DEADLINE) != (LVT_TIMER_MODE(value) == TIMER_TSC_DEADLINE))
+    if ((old_mode == TIMER_TSC_DEADLINE) != (new_mode == TIMER_TSC_DEADLINE))
         timer_stop(lapic);
+    else if (old_mode != new_mode)
+        timer_period_enter(lapic);
     atomic_store(&lapic->state.lvt[LVT_TIMER], value);
     pthread_mutex_unlock(&lapic->timer.lock);
 }
