@@ -69,7 +69,10 @@ static void lapic_nmi(void *opaque, unsigned index)
 {
     struct vm *vm = opaque;
 
-    atomic_fetch_or(&vm->vcpu[index].requests, VCPU_REQUEST_NMI);
+    _Atomic(uint32_t) *requests = &vm->vcpu[index].requests;
+
+    if (atomic_fetch_or(requests, VCPU_REQUEST_NMI) & VCPU_REQUEST_NMI)
+        atomic_fetch_or(requests, VCPU_REQUEST_NMI_2);
     vcpu_kick(&vm->vcpu[index]);
 }
 
@@ -162,6 +165,20 @@ static void vcpu_startup(struct vm_vcpu *vcpu, uint8_t vector)
     vcpu->activity = VCPU_RUNNING;
 }
 
+/* The engine keeps as many as a processor would: at most one waits while one is handled. */
+static void vcpu_nmi(struct vm_vcpu *vcpu, uint32_t requests)
+{
+    const struct cpu_engine *engine = vcpu->vm->engine;
+
+    if (vcpu->activity == VCPU_WAIT_STARTUP)
+        return;
+    if (requests & VCPU_REQUEST_NMI)
+        engine->inject(vcpu->cpu, X86_NMI, true);
+    if (requests & VCPU_REQUEST_NMI_2)
+        engine->inject(vcpu->cpu, X86_NMI, true);
+    vcpu->activity = VCPU_RUNNING;
+}
+
 static void vcpu_requests_handle(struct vm_vcpu *vcpu)
 {
     uint32_t requests = atomic_load_explicit(&vcpu->requests, memory_order_relaxed);
@@ -173,10 +190,8 @@ static void vcpu_requests_handle(struct vm_vcpu *vcpu)
         vcpu_init(vcpu);
     if (requests & VCPU_REQUEST_STARTUP)
         vcpu_startup(vcpu, (uint8_t)(requests >> 8));
-    if ((requests & VCPU_REQUEST_NMI) && vcpu->activity != VCPU_WAIT_STARTUP) {
-        vcpu->vm->engine->inject(vcpu->cpu, X86_NMI, true);
-        vcpu->activity = VCPU_RUNNING;
-    }
+    if (requests & (VCPU_REQUEST_NMI | VCPU_REQUEST_NMI_2))
+        vcpu_nmi(vcpu, requests);
 }
 
 /* A halt with interrupts enabled ends by taking one. It is injected here, not announced: the

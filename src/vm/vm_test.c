@@ -175,7 +175,9 @@ static bool step_play(struct vcpu *vcpu, const struct step *step, struct cpu_exi
         vcpu->at++;
         return false;
     case STEP_NAP:
+        pthread_mutex_unlock(&vcpu->lock); /* a kick does not wait */
         usleep((useconds_t)step->where);
+        pthread_mutex_lock(&vcpu->lock);
         vcpu->at++;
         return false;
     case STEP_HALT:
@@ -553,6 +555,29 @@ static void test_halt_nmi(struct test *t)
     CHECK_EQ(t, s.vector[0][0], X86_NMI);
 }
 
+/* Two NMIs while the vCPU's thread is busy elsewhere are two. */
+static void test_two_nmis(struct test *t)
+{
+    static const struct step boot[] = {LAPIC_ON,
+                                       {STEP_STORE, LAPIC_ICR_HIGH, 1 << 24},
+                                       {STEP_STORE, LAPIC_ICR_LOW, 0x4500},
+                                       {STEP_STORE, LAPIC_ICR_LOW, 0x4609},
+                                       {STEP_NAP, 20000, 0},
+                                       POWER_OFF,
+                                       {STEP_END, 0, 0}};
+    static const struct step other[] = {LAPIC_ON,
+                                        {STEP_STORE, LAPIC_ICR_HIGH, 0},
+                                        {STEP_STORE, LAPIC_ICR_LOW, 0x4400},
+                                        {STEP_STORE, LAPIC_ICR_LOW, 0x4400},
+                                        {STEP_END, 0, 0}};
+    struct script s = {.step = {{boot, other}}};
+    struct vm_result result = script_run(t, &s, 2, NULL);
+
+    CHECK_EQ(t, result.end, VM_END_POWEROFF);
+    CHECK_EQ(t, s.vectors[0], 2);
+    CHECK_EQ(t, s.vector[0][1], X86_NMI);
+}
+
 /* ---- accesses ---- */
 
 static void test_accesses(struct test *t)
@@ -684,6 +709,7 @@ int main(void)
     TEST_RUN(&t, test_halt_timer);
     TEST_RUN(&t, test_startup);
     TEST_RUN(&t, test_halt_nmi);
+    TEST_RUN(&t, test_two_nmis);
     TEST_RUN(&t, test_accesses);
     TEST_RUN(&t, test_stop);
     TEST_RUN(&t, test_refused);

@@ -460,6 +460,47 @@ static void test_io_permission(struct test *t)
     machine_free(&m);
 }
 
+/* -- NMIs -- */
+
+/* How many are handled until the main program comes to its HLT, when `before` come at first and
+ * `during` while the first one is handled. */
+static unsigned nmis_taken(struct machine *m, unsigned before, unsigned during)
+{
+    const struct cpu_engine *engine = cpu_engines[0];
+
+    /* Handler: out 0x80, al; iret. Main program: hlt. */
+    put(m, HANDLER, 0xcf80e6, 3);
+    put(m, 0x1234, 0xf4, 1);
+    put(m, IDT + 8 * X86_NMI, gate(CODE0, HANDLER, 0x8e), 8);
+    for (unsigned i = 0; i < before; i++)
+        engine->inject(m->vcpu, X86_NMI, true);
+    for (unsigned taken = 0;; taken++) {
+        engine->run(m->vcpu, &m->exit);
+        if (m->exit.kind != CPU_EXIT_IO)
+            return taken;
+        for (unsigned i = 0; taken == 0 && i < during; i++)
+            engine->inject(m->vcpu, X86_NMI, true);
+    }
+}
+
+/* One waits while one is handled, no more; two that come to a CPU that handles none are both taken.
+ */
+static void test_nmis(struct test *t)
+{
+    static const struct {
+        unsigned before, during, taken;
+    } cases[] = {{0, 0, 0}, {1, 0, 1}, {2, 0, 2}, {3, 0, 2}, {1, 1, 2}, {1, 3, 2}, {2, 2, 2}};
+    struct machine m;
+
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (!machine_new(t, &m))
+            return;
+        CHECK_EQ(t, nmis_taken(&m, cases[i].before, cases[i].during), cases[i].taken);
+        CHECK_EQ(t, m.exit.kind, CPU_EXIT_HALT);
+        machine_free(&m);
+    }
+}
+
 /* -- flags -- */
 
 static void test_flags(struct test *t)
@@ -491,6 +532,7 @@ int main(void)
     TEST_RUN(&t, test_task_gate);
     TEST_RUN(&t, test_task_bad_stack);
     TEST_RUN(&t, test_io_permission);
+    TEST_RUN(&t, test_nmis);
     TEST_RUN(&t, test_flags);
     return test_end(&t);
 }

@@ -272,9 +272,9 @@ static void requests_serve(struct soft_vcpu *c)
     }
     if (c->shadow)
         return;
-    if (c->nmi_pending && !c->nmi_blocked) {
-        c->nmi_pending = false;
-        atomic_fetch_and(&c->request, ~SOFT_REQUEST_NMI);
+    if (c->nmis_pending && !c->nmi_blocked) {
+        if (--c->nmis_pending == 0)
+            atomic_fetch_and(&c->request, ~SOFT_REQUEST_NMI);
         c->nmi_blocked = true;
         external_take(c, X86_NMI);
     }
@@ -363,7 +363,10 @@ static void soft_inject(struct vcpu *vcpu, uint8_t vector, bool nmi)
     struct soft_vcpu *c = &vcpu->soft;
 
     if (nmi) {
-        c->nmi_pending = true;
+        /* SDM vol. 3, 6.7.1: one NMI waits while another is handled, more are lost. Without one in
+         * handling a processor would have begun with the first before the second came. */
+        if (c->nmis_pending < (c->nmi_blocked ? 1 : 2))
+            c->nmis_pending++;
         c->halted = c->halted && c->nmi_blocked;
         atomic_fetch_or(&c->request, SOFT_REQUEST_NMI);
         return;

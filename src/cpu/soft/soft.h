@@ -116,7 +116,7 @@ struct soft_vcpu {
     bool shadow;       /* the next instruction is under an STI or MOV SS shadow */
     bool shadow_debug; /* ... of MOV SS or POP SS: it also holds back #DB */
     bool nmi_blocked;
-    bool nmi_pending;
+    uint8_t nmis_pending; /* see soft_inject() */
     bool halted;
     bool step;                /* one instruction at a time: TF, RF or breakpoints are on */
     uint64_t code_key;        /* soft_code_mode_changed(): which blocks c->rip may mean */

@@ -38,7 +38,7 @@ static void unfinished_drop(struct soft_vcpu *c)
     c->io_waiting = false;
     c->inject_waiting = false;
     c->delivering = false;
-    c->nmi_pending = false;
+    c->nmis_pending = 0;
     c->shadow_debug = false;
     c->pending_db = 0;
     atomic_fetch_and(&c->request, ~SOFT_REQUEST_NMI);
