@@ -525,11 +525,12 @@ static int x2apic_write(struct lapic *lapic, unsigned reg, uint64_t value)
 }
 
 /* 11.12.5, figure 11-27: which changes of mode are allowed. */
-static bool apic_base_change_legal(uint64_t from, uint64_t to)
+static bool apic_base_change_legal(const struct lapic *lapic, uint64_t from, uint64_t to)
 {
+    uint64_t address_end = UINT64_C(1) << lapic->set->config.physical_bits;
     uint64_t mode = APIC_BASE_ENABLED | APIC_BASE_X2APIC;
 
-    if (to & ~(APIC_BASE_ADDRESS | APIC_BASE_BSP | mode))
+    if (to >= address_end || (to & ~(APIC_BASE_ADDRESS | APIC_BASE_BSP | mode)))
         return false;
     if ((to & mode) == APIC_BASE_X2APIC)
         return false;
@@ -542,7 +543,7 @@ static int apic_base_write(struct lapic *lapic, uint64_t value)
 {
     uint64_t old = atomic_load(&lapic->state.apic_base);
 
-    if (!apic_base_change_legal(old, value))
+    if (!apic_base_change_legal(lapic, old, value))
         return -EINVAL;
     atomic_store(&lapic->state.apic_base, value);
     if ((old ^ value) & APIC_BASE_ENABLED)

@@ -48,6 +48,7 @@ struct lapic_ops {
 
 struct lapic_set_config {
     unsigned count;              /* vCPUs, 1 to 255 */
+    unsigned physical_bits;      /* of the CPU's addresses, 36 to 52 */
     struct loop *loop;           /* runs the timers */
     const struct tsc_clock *tsc; /* outlives the set */
     const struct lapic_ops *ops;

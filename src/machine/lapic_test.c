@@ -85,7 +85,8 @@ static uint32_t mmio_in(struct board *board, unsigned cpu, uint32_t offset)
 /* All software-enabled, flat logical IDs 1 << index. */
 static bool board_up(struct test *t, struct board *board)
 {
-    struct lapic_set_config config = {.count = CPUS, .tsc = &tsc, .ops = &ops, .opaque = board};
+    struct lapic_set_config config = {
+        .count = CPUS, .physical_bits = 46, .tsc = &tsc, .ops = &ops, .opaque = board};
     struct lapic_chips chips = {on_eoi, board, on_pic_acknowledge, board};
 
     *board = (struct board){0};
@@ -442,6 +443,9 @@ static void test_base_transitions(struct test *t)
     CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00400), (uint64_t)-EINVAL);
     CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00801), (uint64_t)-EINVAL);
     CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, UINT64_C(1) << 52 | 0x800), (uint64_t)-EINVAL);
+    CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, UINT64_C(1) << 46 | 0x800), (uint64_t)-EINVAL);
+    CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, UINT64_C(1) << 45 | 0x800), 0);
+    CHECK_EQ(t, lapic_mmio_base(b.cpu[1]), UINT64_C(1) << 45);
     CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00000), 0);
     CHECK(t, !lapic_enabled(b.cpu[1]));
     CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00c00), (uint64_t)-EINVAL);

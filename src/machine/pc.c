@@ -60,6 +60,7 @@ struct pc {
     struct loop *loop;
     unsigned vcpu_count;
     uint32_t cpu_signature;
+    unsigned physical_bits;
     struct memmap map;
     struct mem *mem;
     struct bus *ports, *mmio;
@@ -191,6 +192,7 @@ static int lapics_new(struct pc *pc)
 {
     const struct lapic_set_config config = {
         .count = pc->vcpu_count,
+        .physical_bits = pc->physical_bits,
         .loop = pc->loop,
         .tsc = &pc->tsc,
         .ops = &pc->events.lapic,
@@ -552,6 +554,7 @@ static struct pc *pc_alloc(const struct pc_config *config)
     pc->loop = config->loop;
     pc->vcpu_count = config->vcpu_count;
     pc->cpu_signature = config->cpuid->signature;
+    pc->physical_bits = config->cpuid->physical_bits;
     pc->tsc = (struct tsc_clock){config->cpuid->tsc_hz, tsc_read_host};
     pthread_mutex_init(&pc->isa_lock, NULL);
     return pc;
