@@ -352,6 +352,7 @@ static void test_registers(void)
     tcg_wrong_begin("TCG has no GD");
     check_hit("MOV from DR3 with GD", &c, true, ADDRESS(g_read), DR6_BD);
     CHECK("GD is cleared on entry", dr7 & 1ul << 13, 0);
+    CHECK("saved RF, as of any fault but a breakpoint's", c.rflags & FLAG_RF, FLAG_RF);
     tcg_wrong_end();
     part("debug registers");
     dr7_set(DR7_IDLE);

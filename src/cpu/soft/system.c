@@ -245,6 +245,7 @@ static unsigned debug_register(struct soft_vcpu *c, const struct soft_op *op)
     if (c->dr7 & DR7_GD) {
         c->dr6 |= DR6_BD;
         c->dr7 &= ~DR7_GD;
+        c->rflags |= X86_RFLAGS_RF; /* as pushed; only a breakpoint's #DB leaves it (17.3.1.1) */
         soft_mode_update(c);
         soft_raise(c, X86_DB);
     }
