@@ -252,6 +252,8 @@ CODE64(t_jump, "jmp 1f\n nop\n" LABEL(t_jump_at) "1: nop" STOP);
 CODE64(t_sti, "sti\n" LABEL(t_sti_at) "nop\n cli" STOP);
 CODE64(t_syscall, "syscall" STOP);
 CODE64(t_syscall_target, "pushfq\n pop %rbx" STOP);
+CODE64(t_sysret, "sysretq");
+CODE64(t_sysret_target, "mov $5, %eax" STOP);
 CODE64(t_handler, "pushfq\n pop %rbx" STOP);
 LABEL_OF(t_nop_at);
 LABEL_OF(t_rep_at);
@@ -332,6 +334,23 @@ static void test_step(void)
     c.rflags |= FLAG_TF;
     world_long(&c);
     check_hit("TF not masked: a step at the target", &c, true, ADDRESS(t_syscall_target), DR6_BS);
+    part("single step over SYSRET");
+    c = context_kernel(t_sysret);
+    c.rcx = USER(t_sysret_target);
+    c.r11 = FLAG_TF | FLAG_ONE;
+    dr6_set(DR6_IDLE);
+    world_long(&c);
+    check_hit("SYSRET sets TF: at its target", &c, true, USER(t_sysret_target), DR6_BS);
+    CHECK("CPL", c.cs & 3, 3);
+    CHECK("saved TF", c.rflags & FLAG_TF, FLAG_TF);
+    c = context_kernel(t_sysret);
+    c.rcx = USER(t_sysret_target);
+    c.r11 = FLAG_ONE;
+    c.rflags |= FLAG_TF;
+    dr6_set(DR6_IDLE);
+    world_long(&c);
+    CHECK_STOP("SYSRET clears TF: no step at its target", &c);
+    CHECK("CPL", c.cs & 3, 3);
     wrmsr(MSR_EFER, efer);
 }
 

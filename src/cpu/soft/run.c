@@ -16,7 +16,6 @@
 #include "cpu/soft/soft.h"
 #include "cpu/soft/soft_engine.h"
 
-#define DR6_BS      (UINT64_C(1) << 14)
 #define DR7_ENABLED UINT64_C(0xff)
 #define PAUSES_MAX  256
 
@@ -229,7 +228,7 @@ static void step_run(struct soft_vcpu *c)
     bool replay = c->io_done != 0;
     uint64_t bits;
 
-    /* A task switch with the T bit: before the new task's first instruction. */
+    /* A task switch with the T bit, or SYSRET with TF: before the first instruction there. */
     if (c->pending_db && !replay && !c->shadow_debug) {
         debug_trap(c, c->pending_db);
         return;
@@ -253,7 +252,7 @@ static void step_run(struct soft_vcpu *c)
         c->rflags &= ~X86_RFLAGS_RF;
         soft_mode_update(c);
     }
-    bits = c->pending_db | (trap && !c->trap_dropped ? DR6_BS : 0);
+    bits = c->pending_db | (trap && !c->trap_dropped ? SOFT_DR6_BS : 0);
     if (bits && !c->shadow_debug)
         debug_trap(c, bits);
 }
@@ -270,7 +269,7 @@ static void requests_serve(struct soft_vcpu *c)
         c->exit->kind = CPU_EXIT_KICKED;
         soft_exit(c);
     }
-    if (c->shadow)
+    if (c->shadow || c->pending_db) /* a trap goes before what comes from outside (table 6-2) */
         return;
     if (c->nmis_pending && !c->nmi_blocked) {
         if (--c->nmis_pending == 0)

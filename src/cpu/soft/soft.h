@@ -89,6 +89,10 @@ struct soft_vector {
 #define SOFT_IO_LOG 512
 _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction fits in the log");
 
+/* Why a #DB trap came, in DR6; bits 0 to 3 are the breakpoints. */
+#define SOFT_DR6_BS (UINT64_C(1) << 14) /* single step */
+#define SOFT_DR6_BT (UINT64_C(1) << 15) /* task switch */
+
 /* Bits of soft_vcpu.request: somebody wants this vCPU's attention at the next block boundary. */
 #define SOFT_REQUEST_KICK       0x01u
 #define SOFT_REQUEST_INTERRUPT  0x02u /* level: the interrupt controller holds a vector */
@@ -145,7 +149,7 @@ struct soft_vcpu {
     bool fault_has_code;
     uint32_t fault_code;
     uint16_t string_arith; /* flags of the running string instruction's last comparison */
-    uint64_t pending_db;   /* DR6 bits of a #DB trap due after the running instruction */
+    uint64_t pending_db;   /* SOFT_DR6_* of a #DB trap due after the running instruction */
 
     struct cpu_exit *exit;
     uint16_t io_done, io_next; /* entries of io_log */

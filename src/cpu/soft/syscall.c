@@ -78,6 +78,10 @@ void soft_op_sysret(struct soft_vcpu *c, const struct soft_op *op)
     if (wide && !soft_is_canonical(c, rip))
         soft_raise_code(c, X86_GP, 0);
     soft_rflags_set(c, c->gpr[11] & kept);
+    /* TF counts as it is after SYSRET: the step ends the caller's SYSCALL. */
+    c->trap_dropped = true;
+    if (c->rflags & X86_RFLAGS_TF)
+        c->pending_db |= SOFT_DR6_BS;
     fast_commit(c, &cs, &ss, rip);
 }
 

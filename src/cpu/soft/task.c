@@ -9,7 +9,6 @@
  */
 #include "cpu/soft/descriptor.h"
 
-#define DR6_BT       (UINT64_C(1) << 15)
 #define DR7_LOCAL    UINT64_C(0x155) /* L0 to L3 and LE */
 #define TSS_BUSY_BIT 2u
 
@@ -311,7 +310,7 @@ void soft_task_switch(struct soft_vcpu *c, const struct soft_task_switch *reques
     segments_load(c, &task, new.ext);
     soft_target_check(c, &c->seg[X86_CS], c->rip, new.ext);
     if (task.trap) {
-        c->pending_db |= DR6_BT;
+        c->pending_db |= SOFT_DR6_BT;
         soft_mode_update(c);
     }
 }
