@@ -12,6 +12,8 @@
 #define PIC_BASE     0xa0 /* IRQ 0-15 of the 8259s: vectors 0xa0-0xaf */
 #define IOAPIC       0xfec00000ul
 #define HPET         0xfed00000ul
+#define TSC          0x10
+#define TSC_ADJUST   0x3b
 #define TSC_DEADLINE 0x6e0
 #define X2APIC(reg)  (0x800 + ((reg) >> 4))
 
@@ -356,12 +358,38 @@ static void test_tsc(void)
     CHECK("never back", monotonic, true);
 }
 
+/* SDM vol. 3, 17.17.3: what is written moves the TSC by the difference, and follows WRMSR to it. */
+static void test_tsc_adjust(void)
+{
+    part("IA32_TSC_ADJUST");
+    if (!(cpuid(7, 0).ebx & 2)) {
+        skip("IA32_TSC_ADJUST", "CPUID does not show it");
+        return;
+    }
+    const u64 far = 1ul << 50;
+    CHECK("0 after reset", rdmsr(TSC_ADJUST), 0);
+    u64 before = rdtsc();
+    wrmsr(TSC_ADJUST, far);
+    u64 after = rdtsc();
+    CHECK("reads back", rdmsr(TSC_ADJUST), far);
+    CHECK("moves the TSC", after - before >= far && after - before < far + far / 2, true);
+    before = rdtsc();
+    wrmsr(TSC, before - (far - 100));
+    after = rdmsr(TSC_ADJUST);
+    CHECK("follows a write of the TSC", after <= 100 || 0 - after < 1ul << 40, true);
+    wrmsr(TSC_ADJUST, 0);
+    CHECK("0 again", rdmsr(TSC_ADJUST), 0);
+    after = rdtsc();
+    CHECK("and the TSC with it", before - after > far / 2 && before - after < far, true);
+}
+
 void guest_main(void)
 {
     for (u32 pin = 0; pin < 24; pin++)
         ioapic_write(0x10 + 2 * pin, 1u << 16);
     apic_enable();
     test_tsc();
+    test_tsc_adjust();
     test_apic_timer();
     test_deadline();
     test_pit_pic();

@@ -51,6 +51,7 @@ static const struct feature_bit feature_bits[] = {
     BIT(F16C, "f16c", 1, 0, ECX, 29, V3, true),
     BIT(RDRAND, "rdrand", 1, 0, ECX, 30, HOST, true),
     BIT(FSGSBASE, "fsgsbase", 7, 0, EBX, 0, V2, false),
+    BIT(TSC_ADJUST, "tsc-adjust", 7, 0, EBX, 1, V2, false),
     BIT(BMI1, "bmi1", 7, 0, EBX, 3, V3, true),
     BIT(AVX2, "avx2", 7, 0, EBX, 5, V3, true),
     BIT(SMEP, "smep", 7, 0, EBX, 7, V2, false),
