@@ -249,6 +249,7 @@ CODE64(t_clear, "pushfq\n pop %rax\n" STOP);
 CODE64(t_int, "int $0x84" STOP);
 CODE64(t_ud, "ud2" STOP);
 CODE64(t_jump, "jmp 1f\n nop\n" LABEL(t_jump_at) "1: nop" STOP);
+CODE64(t_mov_ss2, "mov %eax, %ss\n mov %eax, %ss\n" LABEL(t_mov_ss2_at) "nop\n nop" STOP);
 CODE64(t_sti, "sti\n" LABEL(t_sti_at) "nop\n cli" STOP);
 CODE64(t_syscall, "syscall" STOP);
 CODE64(t_syscall_target, "pushfq\n pop %rbx" STOP);
@@ -263,6 +264,7 @@ LABEL_OF(t_mov_ss_start);
 LABEL_OF(t_mov_ss_at);
 LABEL_OF(t_jump_at);
 LABEL_OF(t_sti_at);
+LABEL_OF(t_mov_ss2_at);
 
 static struct context step(const u8 *code, const u8 *start)
 {
@@ -299,6 +301,10 @@ static void test_step(void)
     check_hit("POPF sets TF: after the next one", &c, true, ADDRESS(t_popf_after), DR6_BS);
     c = step(t_mov_ss, t_mov_ss_start);
     check_hit("not after MOV SS, but after the next", &c, true, ADDRESS(t_mov_ss_at), DR6_BS);
+    c = step(t_mov_ss2, t_mov_ss2);
+    tcg_wrong("TCG lets each of them count");
+    check_hit("the second MOV SS in a row does not add to it", &c, true, ADDRESS(t_mov_ss2_at),
+              DR6_BS);
     c = step(t_sti, t_sti);
     tcg_wrong("TCG holds it off");
     check_hit("STI holds off no #DB", &c, true, ADDRESS(t_sti_at), DR6_BS);

@@ -240,6 +240,7 @@ static void step_run(struct soft_vcpu *c)
     }
     op_idle(c);
     const struct soft_block *block = soft_code_find(c);
+    c->under_mov_ss = c->shadow_debug;
     c->shadow = false;
     c->shadow_debug = false;
     c->stepping = true;

@@ -55,10 +55,10 @@ static void umip_check(struct soft_vcpu *c)
 /* -- segment registers -- */
 
 /* SDM vol. 3, 6.8.3: after a load of SS by MOV or POP, interrupts and #DB wait for one more
- * instruction. */
+ * instruction, but of several such loads in a row only the first one counts. */
 static void stack_shadow(struct soft_vcpu *c, unsigned segment)
 {
-    if (segment != X86_SS)
+    if (segment != X86_SS || (c->stepping && c->under_mov_ss))
         return;
     c->shadow = true;
     c->shadow_debug = true;

@@ -175,6 +175,7 @@ struct soft_vcpu {
     bool rf_kept;        /* the running instruction has loaded RF (IRET): do not clear it */
     bool apic_enabled;   /* IA32_APIC_BASE bit 11, for CPUID */
     bool stepping;       /* the running instruction is run alone (see run.c) */
+    bool under_mov_ss;   /* while stepping: ... and under the shadow of MOV SS or POP SS */
     bool trap_dropped;   /* the running instruction (INT n, SYSCALL) takes no single-step trap */
     bool inject_waiting; /* vcpu_inject() was called */
     uint8_t inject_vector;
