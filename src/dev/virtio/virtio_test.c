@@ -480,11 +480,16 @@ static void console_wanted(void *opaque)
     __atomic_fetch_add(&((struct console_end *)opaque)->wanted, 1, __ATOMIC_SEQ_CST);
 }
 
+static unsigned counter_load(const unsigned *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_SEQ_CST);
+}
+
 /* Waits up to two seconds until a counter has this value. */
 static bool reaches(const unsigned *counter, unsigned value)
 {
     for (unsigned i = 0; i < 2000; i++) {
-        if (__atomic_load_n(counter, __ATOMIC_SEQ_CST) == value)
+        if (counter_load(counter) == value)
             return true;
         guest_sleep_ms(1);
     }
@@ -555,7 +560,7 @@ static void console_output(struct test *t, uint64_t features)
     CHECK(t, reaches(&c.end.length, 3));
     guest_kick(&c.tx); /* asks in vain */
     guest_sleep_ms(20);
-    CHECK_EQ(t, c.end.calls, 1);
+    CHECK_EQ(t, counter_load(&c.end.calls), 1);
     console_room(&c, 5000);
     CHECK(t, reaches(&c.end.length, 5003));
     if (!c.tx.packed)
@@ -563,7 +568,7 @@ static void console_output(struct test *t, uint64_t features)
     console_room(&c, 100000);
     CHECK_EQ(t, guest_wait(&c.tx), 0);
     CHECK_EQ(t, guest_wait(&c.tx), 0);
-    CHECK_EQ(t, c.end.length, sizeof want + 5);
+    CHECK_EQ(t, counter_load(&c.end.length), sizeof want + 5);
     CHECK_MEM(t, c.end.text, want, sizeof want);
     CHECK_MEM(t, c.end.text + sizeof want, want, 5);
     guest_free(&c.guest);
@@ -644,7 +649,7 @@ static void test_console_input(struct test *t)
     CHECK_EQ(t, guest_wait(&c.rx), 8);
     guest_kick(&c.rx); /* nothing was refused: nothing is wanted */
     guest_sleep_ms(10);
-    CHECK_EQ(t, c.end.wanted, 3);
+    CHECK_EQ(t, counter_load(&c.end.wanted), 3);
     guest_free(&c.guest);
 }
 
