@@ -239,6 +239,47 @@ static void test_machine_status(void)
     CHECK("CLTS", c.rax & CR0_TS, 0);
 }
 
+/* SDM vol. 3, 11.11.2 and 11.12.2: reserved bits and memory types. */
+static void test_memory_types(void)
+{
+    static const struct {
+        const char *what;
+        u32 msr;
+        u64 value;
+    } cases[] = {
+        {"PAT, type 2", 0x277, 0x0007040600070402},
+        {"PAT, bit 63", 0x277, 0x8007040600070406},
+        {"default type 2", 0x2ff, 0xc02},
+        {"default type 7, which only the PAT has", 0x2ff, 0xc07},
+        {"default type, bit 9", 0x2ff, 0xe06},
+        {"default type, bit 32", 0x2ff, 0x100000c06},
+        {"fixed range, type 3", 0x250, 0x0606060606030606},
+        {"fixed range, type 7", 0x26f, 0x0706060606060606},
+        {"variable base, type 2", 0x200, 0xc0000002},
+        {"variable base, bit 8", 0x200, 0xc0000100},
+        {"variable base, bit 63", 0x200, 0x80000000c0000000},
+        {"variable mask, bit 10", 0x201, 0xffc000400},
+        {"variable mask, bit 63", 0x201, 0x8000000fc0000800},
+        {"IA32_MTRRCAP is read-only", 0xfe, 0},
+    };
+    part("memory types");
+    for (u64 i = 0; i < sizeof cases / sizeof *cases; i++) {
+        u64 before = rdmsr(cases[i].msr);
+        tcg_wrong("TCG takes any value");
+        CHECK(cases[i].what, wrmsr_safe(cases[i].msr, cases[i].value), GP);
+        if (!on_tcg())
+            CHECK("unchanged", rdmsr(cases[i].msr), before);
+        else
+            wrmsr(cases[i].msr, before);
+    }
+    u64 base = rdmsr(0x200), mask = rdmsr(0x201);
+    CHECK("variable base", wrmsr_safe(0x200, 0xc0000001), STOP_VECTOR);
+    CHECK("variable mask", wrmsr_safe(0x201, 0xfc0000000), STOP_VECTOR);
+    CHECK("reads back", rdmsr(0x200), 0xc0000001);
+    wrmsr(0x200, base);
+    wrmsr(0x201, mask);
+}
+
 static void test_cpuid(void)
 {
     part("CPUID");
@@ -491,6 +532,7 @@ static void test_xsavec(void)
 void guest_main(void)
 {
     test_control();
+    test_memory_types();
     test_cpuid();
     test_instructions();
     test_time();

@@ -389,15 +389,29 @@ static void efer_write(struct soft_vcpu *c, uint64_t value)
     soft_mode_update(c);
 }
 
-static bool pat_is_valid(uint64_t value)
+/* Memory types, as sets of bits (SDM vol. 3, tables 11-8 and 11-10); only the PAT has UC-. */
+#define TYPES_MTRR 0x73u /* UC, WC, WT, WP, WB */
+#define TYPES_PAT  (TYPES_MTRR | 1u << 7)
+
+/* Whether each of the first `count` bytes is one of `types`. */
+static bool types_valid(uint64_t value, unsigned count, unsigned types)
 {
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < count; i++) {
         unsigned type = (value >> (8 * i)) & 0xff;
 
-        if (type > 7 || type == 2 || type == 3)
+        if (type > 7 || !(types >> type & 1))
             return false;
     }
     return true;
+}
+
+/* MTRRs (SDM vol. 3, 11.11.2): the even one of a pair is the base with its type, the odd the mask.
+ */
+static bool mtrr_variable_valid(const struct soft_vcpu *c, uint32_t index, uint64_t value)
+{
+    uint64_t reserved = physical_reserved(c) | (index & 1 ? 0x7ff : 0xf00);
+
+    return (value & reserved) == 0 && (index & 1 || types_valid(value, 1, TYPES_MTRR));
 }
 
 /* Reserved bits of the MSRs that are plain storage otherwise. */
@@ -413,14 +427,18 @@ static bool msr_value_valid(const struct soft_vcpu *c, uint32_t index, uint64_t 
     case X86_MSR_SYSENTER_EIP:
         return is_canonical(value);
     case X86_MSR_PAT:
-        return pat_is_valid(value);
+        return types_valid(value, 8, TYPES_PAT);
     case X86_MSR_TSC_AUX:
     case X86_MSR_SFMASK:
         return (value >> 32) == 0;
     case X86_MSR_MTRR_DEF_TYPE:
-        return (value & ~UINT64_C(0xcff)) == 0;
+        return (value & ~UINT64_C(0xcff)) == 0 && types_valid(value, 1, TYPES_MTRR);
     case 0x200 ... 0x20f:
-        return (value & physical_reserved(c)) == 0;
+        return mtrr_variable_valid(c, index, value);
+    case 0x250:
+    case 0x258 ... 0x259:
+    case 0x268 ... 0x26f:
+        return types_valid(value, 8, TYPES_MTRR);
     default:
         return true;
     }
