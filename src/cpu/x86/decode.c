@@ -744,7 +744,7 @@ static struct entry two_byte_entry(const struct reader *r)
     case 0xbd:
         return pp == 2 ? (struct entry)G_E(LZCNT, 0) : (struct entry)G_E(BSR, 0);
     case 0xc3:
-        return pp == 0 ? (struct entry)E_G(MOVNTI, MEM) : (struct entry)BAD;
+        return pp == 0 ? (struct entry)E_G(MOVNTI, MEM | DWORDMIN) : (struct entry)BAD;
     default:
         return two_byte[r->insn->opcode];
     }
