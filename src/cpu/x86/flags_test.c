@@ -42,6 +42,7 @@ struct runner {
 
 static sigjmp_buf trap;
 
+/* #DE, and #UD of what the host does not have. */
 static void trap_take(int signal)
 {
     siglongjmp(trap, signal);
@@ -70,11 +71,15 @@ static bool runner_init(struct runner *r)
     r->data = memory;
     r->code = (uint8_t *)memory + r->page;
     return sigaltstack(&alternate, NULL) == 0 && sigaction(SIGFPE, &action, NULL) == 0 &&
-           sigaction(SIGILL, &action, NULL) == 0 && sigaction(SIGSEGV, &action, NULL) == 0;
+           sigaction(SIGILL, &action, NULL) == 0;
 }
 
 static void runner_fini(struct runner *r)
 {
+    struct sigaction action = {.sa_handler = SIG_DFL};
+
+    sigaction(SIGFPE, &action, NULL);
+    sigaction(SIGILL, &action, NULL);
     munmap(r->data, 2 * r->page);
 }
 
