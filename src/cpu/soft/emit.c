@@ -330,8 +330,6 @@ static const struct effect effects[X86_OP_COUNT] = {
     [X86_OP_CLC] = {0, 0, 0, RUN | ANY_SIZE, 0, 0},
     [X86_OP_STC] = {0, 0, 0, RUN | ANY_SIZE, 0, 0},
     [X86_OP_CMC] = {0, 0, 0, RUN | ANY_SIZE, 0, 0},
-    [X86_OP_CLD] = {0, 0, 0, RUN | ANY_SIZE, 0, 0},
-    [X86_OP_STD] = {0, 0, 0, RUN | ANY_SIZE, 0, 0},
     [X86_OP_NOP] = {0, 0, 0, RUN | ANY_SIZE, 0, 0},
     [X86_OP_PAUSE] = {0, 0, 0, RUN | ANY_SIZE | MANDATORY, 0, 0},
     [X86_OP_MOV_FROM_SEG] = {W, 0, 0, REG_OTHER, 0, 0},
@@ -563,8 +561,7 @@ static bool may_encode(const struct x86_insn *insn, const struct x86_vector_insn
     if (!(effect->flags & RUN))
         return false;
     if (is_vector(insn))
-        return vector->memory != X86_MEMORY_GATHER && vector->memory != X86_MEMORY_SCATTER &&
-               vector->memory != X86_MEMORY_STRING;
+        return vector->memory <= X86_MEMORY_COMPRESSED;
     if (insn->op >= X86_OP_BT && insn->op <= X86_OP_BTC)
         return !(insn->memory && insn->form == X86_FORM_RM_REG);
     return !((effect->flags & NATIVE) && insn->operand_size == 4);
@@ -690,8 +687,6 @@ static void vector_encode(const struct x86_insn *insn, const struct x86_vector_i
     c->vvvv = vector->vvvv.class == X86_CLASS_NONE ? 0 : vector->vvvv.number;
     c->pp = x87 ? 0 : insn->pp;
     c->wide = !x87 && (insn->rex & X86_REX_W);
-    c->size_16 = insn->operand_size == 2 && (vector->memory == X86_MEMORY_ENVIRONMENT ||
-                                             vector->memory == X86_MEMORY_X87_STATE);
     if (vector->flags & X86_VECTOR_FOURTH)
         c->immediate = (uint64_t)vector->fourth.number << 4 | (insn->immediate & 15);
 }

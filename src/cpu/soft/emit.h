@@ -75,8 +75,10 @@ struct emit_rename {
  *  - 32-bit PUSH and POP, and instructions that 64-bit mode does not have;
  *  - bit tests of memory by a register, gathers, scatters, MASKMOV, XLAT: [base] does not bound
  *    what they touch;
- *  - control transfers, I/O, system instructions, state saves, PUSHF, POPF, ENTER, LEAVE: those
- *    are never the guest's to run on the host.
+ *  - FSTENV, FSAVE and their loads: they would show the guest the host's instruction addresses;
+ *  - control transfers, I/O, system instructions, state saves, PUSHF, POPF, ENTER, LEAVE, CLD and
+ *    STD: those are never the guest's to run on the host.
+ * PUSH and POP use the host's RSP.
  */
 bool emit_insn(struct emit *e, const struct x86_insn *insn, const struct x86_vector_insn *vector,
                const struct emit_rename *rename);

@@ -316,12 +316,11 @@ static void rename_random(struct check *c, struct emit_rename *rename)
 static bool is_plain(unsigned op)
 {
     static const uint16_t others[] = {
-        X86_OP_LAHF,   X86_OP_SAHF,    X86_OP_CBW,      X86_OP_CWD,    X86_OP_MOVS,
-        X86_OP_CMPS,   X86_OP_STOS,    X86_OP_LODS,     X86_OP_SCAS,   X86_OP_CLC,
-        X86_OP_STC,    X86_OP_CMC,     X86_OP_CLD,      X86_OP_STD,    X86_OP_NOP,
-        X86_OP_PAUSE,  X86_OP_LDMXCSR, X86_OP_STMXCSR,  X86_OP_LFENCE, X86_OP_MFENCE,
-        X86_OP_SFENCE, X86_OP_CLFLUSH, X86_OP_PREFETCH, X86_OP_RDRAND, X86_OP_RDSEED,
-        X86_OP_X87,    X86_OP_VECTOR};
+        X86_OP_LAHF,     X86_OP_SAHF,   X86_OP_CBW,    X86_OP_CWD,    X86_OP_MOVS,
+        X86_OP_CMPS,     X86_OP_STOS,   X86_OP_LODS,   X86_OP_SCAS,   X86_OP_CLC,
+        X86_OP_STC,      X86_OP_CMC,    X86_OP_NOP,    X86_OP_PAUSE,  X86_OP_LDMXCSR,
+        X86_OP_STMXCSR,  X86_OP_LFENCE, X86_OP_MFENCE, X86_OP_SFENCE, X86_OP_CLFLUSH,
+        X86_OP_PREFETCH, X86_OP_RDRAND, X86_OP_RDSEED, X86_OP_X87,    X86_OP_VECTOR};
 
     for (unsigned i = 0; i < sizeof others / sizeof *others; i++) {
         if (op == others[i])
@@ -330,16 +329,15 @@ static bool is_plain(unsigned op)
     return (op > X86_OP_INVALID && op <= X86_OP_POP) || (op >= X86_OP_MOVNTI && op <= X86_OP_SHRX);
 }
 
-/* What emit_insn() may refuse: emit.h lists it. */
-static bool may_refuse(const struct x86_insn *insn, const struct x86_vector_insn *vector,
-                       const struct emit_registers *registers)
+/* What emit_insn() refuses whatever the registers: emit.h lists it. */
+static bool must_refuse(const struct x86_insn *insn, const struct x86_vector_insn *vector)
 {
-    if (registers->high_byte)
-        return true;
     switch (insn->op) {
     case X86_OP_VECTOR:
+    case X86_OP_X87:
         return vector->memory == X86_MEMORY_GATHER || vector->memory == X86_MEMORY_SCATTER ||
-               vector->memory == X86_MEMORY_STRING;
+               vector->memory == X86_MEMORY_STRING || vector->memory == X86_MEMORY_ENVIRONMENT ||
+               vector->memory == X86_MEMORY_X87_STATE;
     case X86_OP_PUSH:
     case X86_OP_POP:
         return insn->operand_size == 4;
@@ -351,6 +349,21 @@ static bool may_refuse(const struct x86_insn *insn, const struct x86_vector_insn
     default:
         return !is_plain(insn->op);
     }
+}
+
+/* AH to BH, and a register (not RAX to RBX itself) or base that needs REX. */
+static bool high_byte_refuses(const struct emit_registers *registers, const struct x86_insn *insn,
+                              const struct emit_rename *rename)
+{
+    if (!registers->high_byte)
+        return false;
+    if (insn->memory && rename->memory_base >= 8)
+        return true;
+    for (unsigned i = 0; i < 16; i++) {
+        if (((registers->read | registers->written) >> i & 1) && rename->gpr[i] >= 4)
+            return true;
+    }
+    return false;
 }
 
 static bool decode_zydis(const ZydisDecoder *decoder, const uint8_t *bytes, size_t length,
@@ -373,8 +386,12 @@ static const char *check_emit(struct check *c, const struct x86_insn *insn,
     if (!emit_insn(&e, insn, vector, &rename)) {
         if (e.at != out)
             return "refused but written";
-        return may_refuse(insn, vector, &registers) ? NULL : "refused";
+        return must_refuse(insn, vector) || high_byte_refuses(&registers, insn, &rename)
+                   ? NULL
+                   : "refused";
     }
+    if (must_refuse(insn, vector))
+        return "encoded";
     c->encoded[insn->op]++;
     c->high_bytes += registers.high_byte;
     if (e.full)
