@@ -67,6 +67,7 @@ struct cpu_config {
     const struct x86_cpuid *cpuid;
     unsigned vcpu_count;
     bool interpret_only; /* soft: never translate (tests, lockstep) */
+    bool translate_at_once; /* soft: translate even what runs once (tests) */
 };
 
 struct cpu_vm; /* one engine's part of a VM */

@@ -90,6 +90,9 @@ static void machine_start(struct run *r)
 static void xsave_normalise(uint8_t *image)
 {
     static const uint8_t x87_control[2] = {0x7f, 0x03};
+    static const struct {
+        unsigned component, offset, bytes;
+    } parts[] = {{1, 160, 256}, {2, 576, 256}, {5, 1088, 64}, {6, 1152, 512}, {7, 1664, 1024}};
     uint64_t present;
 
     memcpy(&present, image + 512, 8);
@@ -98,10 +101,10 @@ static void xsave_normalise(uint8_t *image)
         memset(image + 32, 0, 128);
         memcpy(image, x87_control, 2);
     }
-    if (!(present & 2))
-        memset(image + 160, 0, 256);
-    if (!(present & 4))
-        memset(image + 576, 0, 256);
+    for (unsigned i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (!(present >> parts[i].component & 1))
+            memset(image + parts[i].offset, 0, parts[i].bytes);
+    }
     memset(image + 28, 0, 4);        /* MXCSR_MASK */
     memset(image + 416, 0, 160);     /* unused, header */
     for (unsigned i = 0; i < 8; i++) /* the upper 6 bytes of each ST */
@@ -269,5 +272,6 @@ int main(int argc, char **argv)
     features_find(&r.generator);
     if (!native_init(&r.native) || !engine_init(&r.engine, options.interpret))
         return 1;
+    r.generator.feature = r.engine.cpuid.feature;
     return options.has_one ? run_one(&r, options.one) : run_many(&r, &options);
 }

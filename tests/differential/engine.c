@@ -143,7 +143,8 @@ static void start_set(struct x86_state *s)
 static bool engine_build(struct engine *engine, bool interpret_only, struct error *err)
 {
     struct x86_cpuid_config cpu = {.model = "host", .vcpu_count = 1, .tsc_hz = 1000000000};
-    struct cpu_config config = {.vcpu_count = 1, .interpret_only = interpret_only};
+    struct cpu_config config = {
+        .vcpu_count = 1, .interpret_only = interpret_only, .translate_at_once = true};
     int result = x86_cpuid_build(&cpu, &engine->cpuid, err);
 
     if (result == 0)
@@ -173,7 +174,7 @@ bool engine_init(struct engine *engine, bool interpret_only)
     map_all(ram);
     kernel_set(ram);
     start_set(&engine->start);
-    engine->start.xcr0 = engine->cpuid.xcr0_allowed & 7;
+    engine->start.xcr0 = engine->cpuid.xcr0_allowed;
     engine->code = ram + CODE_GPA;
     engine->data = ram + DATA_GPA;
     return true;

@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "cpu/x86/vector.h"
+
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R14 = 14, R15 = 15 };
 
 /* One instruction in the making. */
@@ -750,6 +752,102 @@ static void gen_sse(struct generator *g)
     emit(g, &e);
 }
 
+/* -- any vector instruction of the tables -- */
+
+enum { STYLE_LEGACY, STYLE_VEX, STYLE_EVEX };
+
+struct vector_form {
+    uint8_t style, map, opcode, pp, w, l, reg, rm, vvvv, mask;
+    bool memory;
+};
+
+static unsigned put_vector_prefix(uint8_t *b, const struct vector_form *f)
+{
+    static const uint8_t prefixes[4] = {0, 0x66, 0xf3, 0xf2};
+    static const uint8_t escapes[4] = {0, 0, 0x38, 0x3a};
+    uint8_t r = f->reg & 8 ? 0 : 0x80, base = f->rm & 8 ? 0 : 0x20;
+    unsigned n = 0;
+
+    if (f->style == STYLE_VEX) {
+        b[n++] = 0xc4;
+        b[n++] = r | 0x40 | base | f->map;
+        b[n++] = (uint8_t)(f->w << 7 | (~f->vvvv & 15) << 3 | (f->l & 1) << 2 | f->pp);
+    } else if (f->style == STYLE_EVEX) {
+        b[n++] = 0x62;
+        b[n++] = r | 0x40 | base | 0x10 | f->map;
+        b[n++] = (uint8_t)(f->w << 7 | (~f->vvvv & 15) << 3 | 4 | f->pp);
+        b[n++] = (uint8_t)(f->l << 5 | 8 | f->mask);
+    } else {
+        if (f->pp)
+            b[n++] = prefixes[f->pp];
+        b[n++] = (uint8_t)(0x40 | f->w << 3 | (f->reg & 8 ? 4 : 0) | (f->rm & 8 ? 1 : 0));
+        b[n++] = 0x0f;
+        if (escapes[f->map])
+            b[n++] = escapes[f->map];
+    }
+    b[n++] = f->opcode;
+    return n;
+}
+
+static bool writes_fixed(const struct x86_vector_operand *operand)
+{
+    return operand->class == X86_CLASS_GPR && (operand->access & X86_OPERAND_WRITE) &&
+           (operand->number == RSP || operand->number >= R14);
+}
+
+/* Whether the bytes are a vector instruction whose only memory is its plain operand. */
+static bool vector_usable(const struct generator *g, const uint8_t *b, struct x86_insn *insn)
+{
+    struct x86_vector_insn v;
+
+    if (x86_decode(insn, X86_CODE_64, b, X86_INSN_BYTES_MAX) != X86_DECODE_OK ||
+        insn->op != X86_OP_VECTOR || !x86_vector_describe(insn, g->feature, &v))
+        return false;
+    if (v.memory_access && v.memory != X86_MEMORY_PLAIN)
+        return false;
+    if (v.unit == X86_UNIT_MMX || v.reg.class == X86_CLASS_MMX || v.rm.class == X86_CLASS_MMX ||
+        (v.flags & X86_VECTOR_ENTERS_MMX))
+        return false;
+    return !writes_fixed(&v.reg) && !writes_fixed(&v.rm) && !writes_fixed(&v.vvvv);
+}
+
+static void gen_vector(struct generator *g)
+{
+    for (unsigned tries = 0; tries < 30; tries++) {
+        uint64_t bits = generator_random(g);
+        uint8_t b[32] = {0};
+        struct x86_insn insn;
+        struct vector_form f = {.style = (uint8_t)below(g, 3),
+                                .map = (uint8_t)(1 + below(g, 3)),
+                                .opcode = (uint8_t)bits,
+                                .pp = (bits >> 8) & 3,
+                                .w = (bits >> 10) & 1,
+                                .l = (bits >> 11) & 3,
+                                .reg = (bits >> 13) & 15,
+                                .rm = (bits >> 17) & 15,
+                                .vvvv = one_in(g, 2) ? 0 : (bits >> 21) & 15,
+                                .mask = one_in(g, 2) ? 0 : (bits >> 25) & 7,
+                                .memory = (bits >> 28) & 1};
+
+        if (f.memory)
+            f.rm = R15;
+        unsigned n = put_vector_prefix(b, &f);
+        b[n++] = (uint8_t)((f.memory ? 0x80 : 0xc0) | (f.reg & 7) << 3 | (f.rm & 7));
+        if (f.memory) {
+            b[n++] = (uint8_t)(below(g, 4) << 6);
+            b[n++] = (uint8_t)below(g, 0x1f);
+            n += 2;
+        }
+        b[n] = (uint8_t)(bits >> 32);
+        if (!vector_usable(g, b, &insn))
+            continue;
+        memcpy(g->code + g->length, b, insn.length);
+        g->length += insn.length;
+        g->count++;
+        return;
+    }
+}
+
 static void gen_x87(struct generator *g)
 {
     struct encoding e = {0};
@@ -795,6 +893,7 @@ static void (*const groups[])(struct generator *g) = {
     gen_swap,          gen_movbe_crc,
     gen_bmi,           gen_adx,
     gen_string,        gen_sse,
+    gen_vector,        gen_vector,
     gen_sse,           gen_x87,
     gen_test_not_neg,  gen_inc_dec,
     gen_shift_double,  gen_exchange_wide,

@@ -23,6 +23,7 @@
 struct generator {
     uint64_t random;           /* state of the generator, from the seed alone */
     bool avx, bmi, movbe, adx; /* what the host has */
+    const bool *feature;       /* by enum x86_feature: what vector instructions there may be */
     uint8_t *code;
     size_t length, capacity;
     unsigned count; /* instructions emitted */

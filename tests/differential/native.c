@@ -161,8 +161,10 @@ bool native_init(struct native *native)
     }
     native->data = (uint8_t *)DATA_BASE;
     native->xsave_mask = 3;
-    if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 28)))
-        native->xsave_mask = 7;
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27))) {
+        __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+        native->xsave_mask = a & 0xe7;
+    }
     return true;
 }
 

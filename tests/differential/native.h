@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define XSAVE_BYTES 832 /* x87, SSE and AVX in the standard format */
+#define XSAVE_BYTES 2688 /* x87, SSE, AVX and AVX-512 in the standard format */
 
 /* What both sides start from and end with. */
 struct machine {

@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 
 #include "cpu/soft/paging.h"
+#include "cpu/soft/translate.h"
 
 #define JUMP_ENTRIES    16384
 #define HASH_ENTRIES    131072
@@ -187,6 +188,7 @@ static void block_drop(struct soft_vcpu *c, struct soft_block *block)
     if (*link)
         *link = block->hash_next;
     block->valid = false;
+    soft_translation_drop(c, block);
     /* The running block goes on to the end of the running instruction only. */
     if (c->op >= block->ops && c->op < block->ops + block->count)
         c->op_end = c->op + 1;
@@ -231,7 +233,24 @@ static void cache_clear(struct soft_vcpu *c)
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->pages, 0, sizeof cache->pages);
     cache->arena_used = 0;
+    soft_translator_clear(c);
     soft_code_forget_addresses(c);
+}
+
+void soft_code_clear(struct soft_vcpu *c)
+{
+    cache_clear(c);
+}
+
+void *soft_code_alloc(struct soft_vcpu *c, size_t bytes)
+{
+    struct soft_cache *cache = c->cache;
+    void *at = cache->arena + cache->arena_used;
+
+    if (cache->arena_used + bytes + 16 > ARENA_BYTES)
+        return NULL;
+    cache->arena_used += (bytes + 15) & ~UINT64_C(15);
+    return at;
 }
 
 /* Under the lock: another vCPU's blocks of a page must go. */
@@ -431,13 +450,44 @@ void soft_cache_free(struct soft_vcpu *c)
     c->cache = NULL;
 }
 
+/* Whether vector instructions may run on the host's unit as they stand: nothing of the guest's
+ * settings makes them fault. */
+static bool vectors_free(const struct soft_vcpu *c)
+{
+    const struct x86_cpuid *cpuid = c->vm->cpuid;
+    bool saved = !cpuid->feature[X86_FEATURE_XSAVE] ||
+                 ((c->cr4 & X86_CR4_OSXSAVE) && c->xcr0 == cpuid->xcr0_allowed);
+
+    return (c->vector.mxcsr & 0x1f80) == 0x1f80 && !(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) &&
+           (c->cr4 & X86_CR4_OSFXSR) && saved && cpuid->feature[X86_FEATURE_AVX];
+}
+
+static uint64_t scramble(uint64_t key)
+{
+    key *= UINT64_C(0x9e3779b97f4a7c15);
+    return (key ^ key >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+}
+
 static void key_update(struct soft_vcpu *c)
 {
     bool plain = soft_is_real(c) || soft_is_v86(c);
-    unsigned mode = c->code_size | (plain ? 4u : 0) | (c->cpl == 3 ? 8u : 0);
+    unsigned mode = c->code_size | (plain ? 4u : 0) | (vectors_free(c) ? SOFT_MODE_VECTORS : 0) |
+                    (c->cpl == 3 ? 16u : 0);
 
-    c->code_key = c->cache->generation << 4 | mode;
-    c->code_key_global = c->cache->generation_global << 4 | mode;
+    c->code_key = c->cache->generation << 5 | mode;
+    c->code_key_global = c->cache->generation_global << 5 | mode;
+    c->salt = scramble(c->code_key);
+    c->salt_global = scramble(c->code_key_global);
+    c->tlb_now = &c->tlb[c->privilege];
+}
+
+bool soft_code_is_global(const struct soft_vcpu *c)
+{
+    const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
+    unsigned index = (unsigned)(c->rip >> 12) % SOFT_TLB_ENTRIES;
+
+    return tlb->entry[SOFT_FETCH][index].tag == (c->rip & ~UINT64_C(0xfff)) &&
+           tlb->global[SOFT_FETCH][index];
 }
 
 static unsigned page_bit(uint64_t linear)
@@ -484,7 +534,7 @@ void soft_code_mode_changed(struct soft_vcpu *c)
 /* The part of the key that decoding depends on (VEX has no meaning in real and v86 mode). */
 static uint8_t code_mode(const struct soft_vcpu *c)
 {
-    return c->code_key & 7;
+    return c->code_key & 15;
 }
 
 bool soft_op_sets_rip(const struct x86_insn *insn)
@@ -551,6 +601,9 @@ bool soft_op_ends_block(const struct x86_insn *insn)
     case X86_OP_STAC:
     case X86_OP_CPUID:
     case X86_OP_SERIALIZE:
+    case X86_OP_LDMXCSR:
+    case X86_OP_FXRSTOR:
+    case X86_OP_XRSTOR:
     case X86_OP_SWAPGS:
     case X86_OP_UD:
     case X86_OP_INVALID:
@@ -618,6 +671,9 @@ static enum x86_decode_result block_decode(struct soft_vcpu *c, const struct win
     unsigned offset = 0;
 
     block->count = 0;
+    block->heat = 0;
+    block->code = NULL;
+    block->incoming = NULL;
     while (block->count < SOFT_BLOCK_OPS_MAX && offset < window->available) {
         struct soft_op *op = &block->ops[block->count];
         enum x86_decode_result result =
@@ -664,7 +720,7 @@ static const uint8_t *fetch_cached(const struct soft_vcpu *c, uint64_t linear)
 
     if (entry->tag != (linear & ~UINT64_C(0xfff)))
         return NULL;
-    return (const uint8_t *)(uintptr_t)(linear + entry->addend);
+    return (const uint8_t *)(uintptr_t)(entry->page + (linear & 0xfff));
 }
 
 /* Host pointer to an instruction byte; NULL: nothing there. Raises fetch faults. */
@@ -840,7 +896,7 @@ static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *
     return block;
 }
 
-const struct soft_block *soft_code_find(struct soft_vcpu *c)
+struct soft_block *soft_code_find(struct soft_vcpu *c)
 {
     const struct jump_entry *jump = jump_entry(c);
 

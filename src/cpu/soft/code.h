@@ -18,6 +18,11 @@ struct soft_block {
     uint16_t count;
     uint8_t mode; /* what decoding depends on: see code_mode() */
     bool valid;
+    uint8_t heat;        /* how often it was interpreted, up to what makes it worth translating */
+    uint8_t *code;       /* translated: entry with the flags in the host's; NULL: not yet */
+    uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
+    uint8_t **resume;    /* by operation: where to go on after its interpreted twin */
+    struct soft_link *incoming; /* jumps of translated code that lead here */
     struct soft_op ops[];
 };
 
@@ -27,7 +32,7 @@ MUST_CHECK int soft_cache_new(struct soft_vcpu *c);
 void soft_cache_free(struct soft_vcpu *c);
 
 /* The block at c->rip, decoded if need be; raises fetch faults. Valid until the next call. */
-const struct soft_block *soft_code_find(struct soft_vcpu *c);
+struct soft_block *soft_code_find(struct soft_vcpu *c);
 /* Linear addresses mean something else now: forget which blocks lie where (everywhere, everywhere
  * but on global pages, on one page). */
 void soft_code_forget_addresses(struct soft_vcpu *c);
@@ -42,6 +47,16 @@ void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 
 /* Requests of other vCPUs and of devices: SOFT_REQUEST_INVALIDATE and SOFT_REQUEST_TLB. */
 void soft_code_serve(struct soft_vcpu *c, uint32_t requests);
+
+/* Drops all blocks and translations of this vCPU. */
+void soft_code_clear(struct soft_vcpu *c);
+/* Memory that lives as long as blocks do; NULL: none is left. */
+void *soft_code_alloc(struct soft_vcpu *c, size_t bytes);
+/* Whether c->rip lies on a global page; false where that is not known. */
+bool soft_code_is_global(const struct soft_vcpu *c);
+
+#define SOFT_MODE_VECTORS 8u /* in soft_block.mode: vector instructions can't fault by themselves  \
+                              */
 
 /* A vCPU is running while it may hold pointers into guest memory that it has checked. */
 void soft_code_enter(struct soft_vcpu *c);

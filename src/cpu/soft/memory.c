@@ -26,7 +26,7 @@ static inline void *tlb_find(const struct soft_vcpu *c, uint64_t linear, unsigne
 
     /* The last byte's page: an access that crosses pages misses. */
     if (__builtin_expect(entry->tag == ((linear + size - 1) & ~PAGE_OFFSET), 1))
-        return (void *)(uintptr_t)(linear + entry->addend);
+        return (void *)(uintptr_t)(entry->page + (linear & PAGE_OFFSET));
     return NULL;
 }
 

@@ -293,7 +293,7 @@ static void tlb_set(struct soft_tlb *tlb, enum soft_access access, uint64_t line
     struct soft_tlb_entry *entry = &tlb->entry[access][index];
 
     entry->tag = linear & ~UINT64_C(0xfff);
-    entry->addend = (uint64_t)(uintptr_t)target->host - linear;
+    entry->page = (uint64_t)(uintptr_t)target->host - (linear & 0xfff);
     tlb->global[access][index] = target->global;
     tlb->used = true;
 }

@@ -5,16 +5,28 @@
  * `request`. Those are read before each block: no signal, no lock.
  * Priorities of events at a boundary: Intel SDM vol. 3, table 6-2.
  */
+#include <asm/prctl.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include "cpu/soft/code.h"
 #include "cpu/soft/paging.h"
 #include "cpu/soft/soft.h"
 #include "cpu/soft/soft_engine.h"
+#include "cpu/soft/translate.h"
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2 /* the kernel lets user code write GS's base */
+#endif
+
+/* How often a block is interpreted before it is worth translating. */
+#define HEAT_ENOUGH 6
 
 #define DR7_ENABLED UINT64_C(0xff)
 #define PAUSES_MAX  256
@@ -316,8 +328,11 @@ static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
             continue;
         }
         op_idle(c);
-        const struct soft_block *block = soft_code_find(c);
-        block_run(c, block, block->count);
+        struct soft_block *block = soft_code_find(c);
+        if (soft_translate_block(c, block))
+            soft_translated_run(c, block);
+        else
+            block_run(c, block, block->count);
     }
 }
 
@@ -332,12 +347,22 @@ static __attribute__((noinline)) void run_guarded(struct soft_vcpu *c)
     run_loop(c);
 }
 
+/* Translated code finds the vCPU through GS, which nothing else in the process uses. */
+static void gs_base_set(struct soft_vcpu *c)
+{
+    if (c->vm->has_wrgsbase)
+        __asm__ volatile("wrgsbase %0" : : "r"(c));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, c);
+}
+
 static void soft_run(struct vcpu *vcpu, struct cpu_exit *exit)
 {
     struct soft_vcpu *c = &vcpu->soft;
 
     c->exit = exit;
     op_idle(c);
+    gs_base_set(c);
     soft_code_enter(c);
     run_guarded(c);
     soft_code_leave(c);
@@ -402,6 +427,9 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
     vm->soft.mem = config->mem;
     vm->soft.cpuid = config->cpuid;
     vm->soft.vcpu_count = config->vcpu_count;
+    vm->soft.has_wrgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
+    vm->soft.translate = !config->interpret_only;
+    vm->soft.translate_after = config->translate_at_once ? 0 : HEAT_ENOUGH;
     pthread_mutex_init(&vm->soft.split_lock, NULL);
     vm->soft.vcpu = calloc(config->vcpu_count, sizeof(struct soft_vcpu *));
     if (vm->soft.vcpu)
@@ -427,22 +455,23 @@ static void soft_vcpu_free(struct vcpu *vcpu)
     if (!vcpu)
         return;
     c = &vcpu->soft;
-    if (c->vm)
+    if (c->vm && c->vm->vcpu[c->index] == c)
         c->vm->vcpu[c->index] = NULL;
+    soft_translator_free(c);
     soft_cache_free(c);
     free(c->tlb);
     free(c->large);
-    free(vcpu);
+    munmap(vcpu, sizeof *vcpu);
 }
 
 static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, struct error *err)
 {
-    struct vcpu *vcpu = aligned_alloc(64, (sizeof *vcpu + 63) & ~(size_t)63);
+    struct vcpu *vcpu = mmap(NULL, sizeof *vcpu, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     struct soft_vcpu *c;
 
-    if (!vcpu)
+    if (vcpu == MAP_FAILED)
         return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
-    memset(vcpu, 0, sizeof *vcpu);
     c = &vcpu->soft;
     c->index = index;
     c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);
@@ -451,11 +480,16 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
         soft_vcpu_free(vcpu);
         return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
     }
-    memset(c->tlb, 0xff, SOFT_PRIVILEGES * sizeof *c->tlb);
     for (unsigned i = 0; i < SOFT_PRIVILEGES; i++)
-        c->tlb[i].used = false;
+        memset(c->tlb[i].entry, 0xff, sizeof c->tlb[i].entry);
     c->vm = &vm->soft;
     c->idle_op.insn.segment = X86_DS;
+    if (vm->soft.translate && soft_translator_new(c) != 0) {
+        soft_vcpu_free(vcpu);
+        return error_set(err, -ENOMEM,
+                         "this host allows vCPU %u no code cache (memfd, executable mappings)",
+                         index);
+    }
     vm->soft.vcpu[index] = c;
     *out = vcpu;
     return 0;
@@ -481,20 +515,33 @@ static void soft_tsc_offset_set(struct vcpu *vcpu, uint64_t offset)
     vcpu->soft.tsc_offset = offset;
 }
 
+static int interpreter_vm_new(const struct cpu_config *config, struct cpu_vm **out,
+                              struct error *err)
+{
+    struct cpu_config interpreted = *config;
+
+    interpreted.interpret_only = true;
+    return soft_vm_new(&interpreted, out, err);
+}
+
+/* All that both forms of the engine share. */
+#define SOFT_OPERATIONS                                                                            \
+    .probe = soft_probe_host, .vm_free = soft_vm_free, .vcpu_new = soft_vcpu_new,                  \
+    .vcpu_free = soft_vcpu_free, .run = soft_run, .kick = soft_kick,                               \
+    .interrupt_set = soft_interrupt_set, .inject = soft_inject, .state_get = soft_state_get_op,    \
+    .state_set = soft_state_set_op, .tsc_offset_get = soft_tsc_offset_get,                         \
+    .tsc_offset_set = soft_tsc_offset_set
+
 const struct cpu_engine cpu_engine_soft = {
     .name = "soft",
     .description = "software execution, no hardware virtualization needed",
-    .probe = soft_probe_host,
     .vm_new = soft_vm_new,
-    .vm_free = soft_vm_free,
-    .vcpu_new = soft_vcpu_new,
-    .vcpu_free = soft_vcpu_free,
-    .run = soft_run,
-    .kick = soft_kick,
-    .interrupt_set = soft_interrupt_set,
-    .inject = soft_inject,
-    .state_get = soft_state_get_op,
-    .state_set = soft_state_set_op,
-    .tsc_offset_get = soft_tsc_offset_get,
-    .tsc_offset_set = soft_tsc_offset_set,
+    SOFT_OPERATIONS,
+};
+
+const struct cpu_engine cpu_engine_interpreter = {
+    .name = "interpreter",
+    .description = "the soft engine without its translator: slow, the reference for it",
+    .vm_new = interpreter_vm_new,
+    SOFT_OPERATIONS,
 };

@@ -41,10 +41,10 @@ struct soft_op {
     struct x86_insn insn;
 };
 
-/* Translation look-aside buffers: host = linear + addend where tag == linear page. */
+/* Translation look-aside buffers: where tag == linear page, `page` is its host page. */
 struct soft_tlb_entry {
     uint64_t tag; /* linear address of the page, or SOFT_TLB_EMPTY */
-    uint64_t addend;
+    uint64_t page;
 };
 #define SOFT_TLB_ENTRIES 1024
 #define SOFT_TLB_EMPTY   UINT64_MAX
@@ -99,6 +99,14 @@ _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction
 #define SOFT_REQUEST_NMI        0x04u
 #define SOFT_REQUEST_INVALIDATE 0x08u /* code pages in soft_vm.invalidations have changed */
 #define SOFT_REQUEST_TLB        0x10u /* write entries of pages that became code must go */
+
+/* Where translated code lies, by the low 16 bits of rip. */
+struct soft_lookup {
+    uint64_t key; /* rip + salt, or + salt_global */
+    uint64_t page;
+    void *code, *code_flags;
+};
+#define SOFT_LOOKUPS 65536
 
 struct soft_vcpu {
     uint64_t gpr[X86_GPR_COUNT];
@@ -181,14 +189,31 @@ struct soft_vcpu {
     uint8_t inject_vector;
     struct soft_op idle_op; /* what c->op points to between blocks */
 
+    /* The translator's part (translate.c): addressed through GS by translated code. */
+    struct soft_translator *translator;
+    struct soft_tlb *tlb_now; /* &tlb[privilege] */
+    uint64_t code_page;       /* linear address of the page that translated code runs on */
+    uint64_t saved_rax, saved_rcx, host_rsp;
+    uint64_t exit_value; /* of the last exit to C: rip, link or site */
+    uint32_t exit_kind;
+    uint32_t exit_site;     /* the last indirect branch, should its target be no address */
+    void *vector_ready;     /* called by translated code: loads the vector registers, or returns */
+    uint32_t vector_loaded; /* the guest's vector registers are in the host's */
+    uint32_t host_mxcsr;
+    uint64_t salt, salt_global; /* added to rip in lookup keys: code_key, scrambled */
+
     /* What the running instruction's completed accesses gave. Last, since it is large and rare. */
     uint64_t io_log[SOFT_IO_LOG];
+    struct soft_lookup lookup[SOFT_LOOKUPS];
 };
 
 struct soft_vm {
     struct mem *mem;
     const struct x86_cpuid *cpuid;
     unsigned vcpu_count;
+    bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
+    bool translate;
+    uint8_t translate_after; /* interpretations of a block before it is translated */
     struct soft_vcpu **vcpu;
     struct soft_code *code;     /* which pages hold decoded code, see code.c */
     pthread_mutex_t split_lock; /* held for locked accesses that cross a page */

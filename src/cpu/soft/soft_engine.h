@@ -5,6 +5,7 @@
 #include "cpu/soft/soft.h"
 
 extern const struct cpu_engine cpu_engine_soft;
+extern const struct cpu_engine cpu_engine_interpreter;
 
 void soft_state_get(const struct soft_vcpu *c, struct x86_state *state);
 MUST_CHECK int soft_state_set(struct soft_vcpu *c, const struct x86_state *state,

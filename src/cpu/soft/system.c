@@ -224,6 +224,7 @@ static void clts(struct soft_vcpu *c, const struct soft_op *op)
     (void)op;
     soft_require_cpl0(c);
     c->cr0 &= ~(uint64_t)X86_CR0_TS;
+    soft_mode_update(c);
 }
 
 /* -- debug registers (Intel SDM vol. 3, 17.2) -- */
@@ -573,6 +574,7 @@ static void xsetbv(struct soft_vcpu *c, const struct soft_op *op)
         (avx512 && (avx512 != X86_XCR0_AVX512 || !(value & X86_XCR0_AVX))))
         soft_raise_code(c, X86_GP, 0);
     c->xcr0 = value;
+    soft_mode_update(c);
 }
 
 /* -- TLB and caches -- */

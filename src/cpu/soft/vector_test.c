@@ -118,6 +118,11 @@ static uint8_t *arena; /* one page */
 static jmp_buf engine_jump;
 static int engine_vector;
 
+void soft_code_mode_changed(struct soft_vcpu *c)
+{
+    (void)c; /* there is no code cache here */
+}
+
 _Noreturn void soft_raise(struct soft_vcpu *c, uint8_t vector)
 {
     (void)c;

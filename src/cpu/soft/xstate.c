@@ -216,6 +216,7 @@ static void fxrstor_run(struct soft_vcpu *c, const struct soft_op *op)
     x87_set(c, image, wide_pointers(op));
     c->vector.mxcsr = mxcsr_in(image);
     xmm_set(c, image, visible_registers(c));
+    soft_code_mode_changed(c); /* MXCSR may unmask exceptions */
 }
 
 static void mxcsr_check(struct soft_vcpu *c, const struct soft_op *op)
@@ -242,6 +243,7 @@ static void ldmxcsr_run(struct soft_vcpu *c, const struct soft_op *op)
     if (value & ~MXCSR_VALID)
         soft_raise_code(c, X86_GP, 0);
     c->vector.mxcsr = value;
+    soft_code_mode_changed(c); /* MXCSR may unmask exceptions */
 }
 
 static void stmxcsr_run(struct soft_vcpu *c, const struct soft_op *op)
@@ -462,6 +464,7 @@ static void xrstor_run(struct soft_vcpu *c, const struct soft_op *op)
             component_set(c, i, r.present >> i & 1 ? image + component_offset(r.xcomp, i) : NULL,
                           visible_registers(c));
     }
+    soft_code_mode_changed(c); /* MXCSR may unmask exceptions */
 }
 
 soft_handler *xstate_handler(const struct soft_vm *vm, const struct x86_insn *insn)

@@ -1,0 +1,230 @@
+/*
+ * The translator's fixed code: entry from C, exits to C, the lookup of indirect targets, and the
+ * loading of the vector registers. Emitted once per vCPU, at the beginning of its code cache.
+ *
+ * None of it may change guest flags that are in the host's, but where a comment says so.
+ */
+#include <stddef.h>
+#include <string.h>
+
+#include "cpu/soft/translate_internal.h"
+
+static void raw(struct emit *e, const void *bytes, size_t length)
+{
+    if (e->full || (size_t)(e->end - e->at) < length) {
+        e->full = true;
+        return;
+    }
+    memcpy(e->at, bytes, length);
+    e->at += length;
+}
+
+#define RAW(e, ...) raw(e, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+
+/* [gs:displacement] behind an opcode: ModRM, SIB without base, disp32. */
+static void gs_operand(struct emit *e, unsigned reg, int32_t displacement)
+{
+    RAW(e, (uint8_t)((reg & 7) << 3 | 4), 0x25);
+    raw(e, &displacement, 4);
+}
+
+#define STATE(field) ((int32_t)offsetof(struct soft_vcpu, field))
+#define GPR(n)       ((int32_t)(offsetof(struct soft_vcpu, gpr) + 8 * (n)))
+
+/* -- vector registers -- */
+
+static void ymm_move(struct emit *e, unsigned n, bool load)
+{
+    RAW(e, 0x65, 0xc4, (uint8_t)((n & 8 ? 0 : 0x80) | 0x61), 0x7e, load ? 0x6f : 0x7f);
+    gs_operand(e, n, STATE(vector.zmm) + (int32_t)(64 * n));
+}
+
+static void zmm_move(struct emit *e, unsigned n, bool load)
+{
+    RAW(e, 0x65, 0x62, (uint8_t)((n & 8 ? 0 : 0x80) | (n & 16 ? 0 : 0x10) | 0x61), 0xfe, 0x48,
+        load ? 0x6f : 0x7f);
+    gs_operand(e, n, STATE(vector.zmm) + (int32_t)(64 * n));
+}
+
+static void opmask_move(struct emit *e, unsigned n, bool load)
+{
+    RAW(e, 0x65, 0xc4, 0xe1, 0xf8, load ? 0x90 : 0x91);
+    gs_operand(e, n, STATE(vector.opmask) + (int32_t)(8 * n));
+}
+
+static void vectors_move(struct emit *e, bool wide, bool load)
+{
+    for (unsigned n = 0; n < (wide ? 32u : 16u); n++) {
+        if (wide)
+            zmm_move(e, n, load);
+        else
+            ymm_move(e, n, load);
+    }
+    for (unsigned n = 0; wide && n < 8; n++)
+        opmask_move(e, n, load);
+}
+
+static void mxcsr_move(struct emit *e, bool load, int32_t displacement)
+{
+    RAW(e, 0x65, 0x0f, 0xae);
+    gs_operand(e, load ? 2 : 3, displacement);
+}
+
+/* Called by translated code; changes R10 alone. */
+static void vector_load_emit(struct soft_translator *t, struct emit *e)
+{
+    mxcsr_move(e, false, STATE(host_mxcsr));
+    vectors_move(e, t->wide, true);
+    mxcsr_move(e, true, STATE(vector.mxcsr));
+    emit_mov_state_imm32(e, STATE(vector_loaded), 1);
+    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.vector_present);
+    emit_mov_state_reg(e, STATE(vector_ready), HOST_R10);
+    emit_ret(e);
+}
+
+/* On the way to C, where flags are saved already: changes R10. */
+static void vector_store_emit(struct soft_translator *t, struct emit *e)
+{
+    uint8_t *skip;
+
+    emit_mov_reg_state32(e, HOST_RAX, STATE(vector_loaded));
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_RAX, 0);
+    skip = emit_jcc_rel32(e, EMIT_IF_E);
+    vectors_move(e, t->wide, false);
+    mxcsr_move(e, false, STATE(vector.mxcsr));
+    mxcsr_move(e, true, STATE(host_mxcsr));
+    RAW(e, 0xc5, 0xf8, 0x77); /* VZEROUPPER */
+    emit_mov_state_imm32(e, STATE(vector_loaded), 0);
+    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.vector_load);
+    emit_mov_state_reg(e, STATE(vector_ready), HOST_R10);
+    emit_patch_rel32(skip, e->at);
+}
+
+/* -- entry and exits -- */
+
+static const uint8_t kept[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
+
+/* enter(vCPU in RDI, code in RSI): all guest registers and flags from memory, then jump. */
+static void enter_emit(struct emit *e)
+{
+    for (unsigned i = 0; i < sizeof kept; i++)
+        RAW(e, (uint8_t)(kept[i] > 7 ? 0x41 : 0x40), (uint8_t)(0x50 | (kept[i] & 7)));
+    emit_mov_reg_reg(e, HOST_R10, HOST_RSI);
+    emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+    emit_restore_flags(e);
+    for (unsigned n = 0; n < 16; n++) {
+        if (n != X86_RSP && (n < 9 || n > 11))
+            emit_mov_reg_state(e, (uint8_t)n, GPR(n));
+    }
+    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+    RAW(e, 0x41, 0xff, 0xe2); /* JMP R10 */
+}
+
+static void exit_common_emit(struct soft_translator *t, struct emit *e)
+{
+    for (unsigned n = 1; n < 16; n++) {
+        if (n != X86_RSP && (n < 9 || n > 11))
+            emit_mov_state_reg(e, GPR(n), (uint8_t)n);
+    }
+    emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+    vector_store_emit(t, e);
+    emit_mov_reg_state32(e, HOST_RAX, STATE(exit_kind));
+    for (unsigned i = sizeof kept; i > 0; i--)
+        RAW(e, (uint8_t)(kept[i - 1] > 7 ? 0x41 : 0x40), (uint8_t)(0x58 | (kept[i - 1] & 7)));
+    emit_ret(e);
+}
+
+/* R10 is what C is told. */
+static uint8_t *exit_emit(struct soft_translator *t, struct emit *e, unsigned kind, bool in_memory)
+{
+    uint8_t *entry = e->at;
+
+    emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
+    emit_mov_state_reg(e, GPR(X86_RAX), HOST_RAX);
+    if (!in_memory) {
+        emit_lahf_seto(e);
+        emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
+    }
+    emit_mov_state_imm32(e, STATE(exit_kind), kind);
+    exit_common_emit(t, e);
+    return entry;
+}
+
+/* -- lookup -- */
+
+#define LOOKUP(field)                                                                              \
+    ((int32_t)(offsetof(struct soft_vcpu, lookup) + offsetof(struct soft_lookup, field)))
+
+/* An instruction on [gs:r11*4 + displacement], R11 = 8 * the low 16 bits of rip. */
+static void lookup_operand(struct emit *e, uint8_t rex, uint8_t opcode, uint8_t reg,
+                           int32_t displacement)
+{
+    RAW(e, 0x65, rex, opcode, (uint8_t)((reg & 7) << 3 | 4), 0x9d);
+    raw(e, &displacement, 4);
+}
+
+static void lookup_index(struct emit *e)
+{
+    emit_movzx16(e, HOST_R11, HOST_R10);
+    RAW(e, 0x4e, 0x8d, 0x1c, 0xdd, 0, 0, 0, 0); /* LEA R11, [R11*8] */
+}
+
+/* RCX = 0 if the entry's key is R10 + salt; then to `hit`. The key is in R11. */
+static uint8_t *key_compare(struct emit *e, int32_t salt)
+{
+    emit_mov_reg_state(e, HOST_RCX, salt);
+    RAW(e, 0x4a, 0x8d, 0x0c, 0x11);       /* LEA RCX, [RCX + R10] */
+    RAW(e, 0x48, 0xf7, 0xd1);             /* NOT RCX */
+    RAW(e, 0x4a, 0x8d, 0x4c, 0x19, 0x01); /* LEA RCX, [RCX + R11 + 1] */
+    return emit_jrcxz_rel8(e);
+}
+
+/* R10 is the rip to go to. No flag is touched. */
+static uint8_t *lookup_emit(struct soft_translator *t, struct emit *e, bool in_memory)
+{
+    uint8_t *entry = e->at, *quiet, *miss, *hit, *hit_global;
+
+    emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
+    emit_mov_reg_state32(e, HOST_RCX, STATE(request));
+    quiet = emit_jrcxz_rel8(e);
+    miss = e->at;
+    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    emit_patch_rel32(emit_jmp_rel32(e),
+                     t->write + (t->fixed.exit[EXIT_RIP][in_memory] - t->execute));
+    emit_patch_rel8(quiet, e->at);
+    lookup_index(e);
+    lookup_operand(e, 0x4e, 0x8b, HOST_R11, LOOKUP(key));
+    hit = key_compare(e, STATE(salt));
+    hit_global = key_compare(e, STATE(salt_global));
+    emit_patch_rel32(emit_jmp_rel32(e), miss);
+    emit_patch_rel8(hit, e->at);
+    emit_patch_rel8(hit_global, e->at);
+    lookup_index(e);
+    lookup_operand(e, 0x4a, 0x8b, HOST_RCX, LOOKUP(page));
+    emit_mov_state_reg(e, STATE(code_page), HOST_RCX);
+    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    lookup_operand(e, 0x42, 0xff, 4, in_memory ? LOOKUP(code_flags) : LOOKUP(code));
+    return entry;
+}
+
+bool soft_fixed_emit(struct soft_translator *t)
+{
+    struct emit e = {.at = t->write, .end = t->write + FIXED_BYTES_MAX};
+    const ptrdiff_t apart = t->execute - t->write;
+
+    t->fixed.enter = (uint32_t(*)(struct soft_vcpu *, const uint8_t *))(uintptr_t)(e.at + apart);
+    enter_emit(&e);
+    t->fixed.vector_present = e.at + apart;
+    emit_ret(&e);
+    t->fixed.vector_load = e.at + apart;
+    vector_load_emit(t, &e);
+    for (unsigned kind = 0; kind < 3; kind++) {
+        for (unsigned in_memory = 0; in_memory < 2; in_memory++)
+            t->fixed.exit[kind][in_memory] = exit_emit(t, &e, kind, in_memory) + apart;
+    }
+    for (unsigned in_memory = 0; in_memory < 2; in_memory++)
+        t->fixed.lookup[in_memory] = lookup_emit(t, &e, in_memory) + apart;
+    t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;
+    t->used = t->fixed_bytes;
+    return !e.full;
+}
