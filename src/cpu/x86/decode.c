@@ -689,8 +689,14 @@ static struct entry entry_0fae(const struct reader *r)
     static const struct entry memory_form[8] = {E(FXSAVE, 0),   E(FXRSTOR, 0), E(LDMXCSR, 0),
                                                 E(STMXCSR, 0),  E(XSAVE, 0),   E(XRSTOR, 0),
                                                 E(XSAVEOPT, 0), E(CLFLUSH, 0)};
-    static const struct entry base_form[8] = {
-        E(RDFSBASE, O64), E(RDGSBASE, O64), E(WRFSBASE, O64), E(WRGSBASE, O64), BAD, BAD, BAD, BAD};
+    static const struct entry base_form[8] = {E(RDFSBASE, O64 | DWORDMIN),
+                                              E(RDGSBASE, O64 | DWORDMIN),
+                                              E(WRFSBASE, O64 | DWORDMIN),
+                                              E(WRGSBASE, O64 | DWORDMIN),
+                                              BAD,
+                                              BAD,
+                                              BAD,
+                                              BAD};
     static const struct entry fence_form[8] = {BAD, BAD,          BAD,          BAD,
                                                BAD, E(LFENCE, 0), E(MFENCE, 0), E(SFENCE, 0)};
     unsigned reg = (r->insn->modrm >> 3) & 7;
