@@ -631,10 +631,43 @@ static void test_extensions(void)
 
 static u8 memory[128] __attribute__((aligned(64)));
 
+CODE64(n_odd, "shll %cl, (%rdi)\n shrd %cl, %eax, 4(%rdi)\n rorq %cl, 8(%rdi)\n shldw %cl, %ax, "
+              "16(%rdi)" STOP);
 CODE64(n_bt, "bt %rax, (%rdi)\n setc %cl" STOP);
 CODE64(n_bts, "lock bts %rax, (%rdi)\n setc %cl" STOP);
 CODE64(n_btr32, "btr %eax, (%rdi)\n setc %cl" STOP);
 CODE64(n_btc16, "btc %ax, (%rdi)\n setc %cl" STOP);
+
+static u64 little(const volatile u8 *at, unsigned bytes)
+{
+    u64 value = 0;
+    while (bytes-- > 0)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+/* Shifts in memory at an odd address (which builds with UBSan look at), and over a page's end. */
+static void test_shifts_odd(void)
+{
+    static u8 buffer[2 * 4096 + 32] __attribute__((aligned(4096)));
+    static const u64 places[] = {1, 4096 - 3, 4096 - 11, 4096 - 17};
+    part("shifts at odd addresses");
+    for (u64 i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        u8 *at = buffer + places[i];
+        for (u64 j = 0; j < 18; j++)
+            at[j] = (u8)(0x11 * (j % 15 + 1));
+        struct context c = context_kernel(n_odd);
+        c.rdi = ADDRESS(at);
+        c.rcx = 4;
+        c.rax = 0xabcdef98;
+        world_long(&c);
+        CHECK_STOP("runs", &c);
+        CHECK("SHL 32", little(at, 4), 0x43322110);
+        CHECK("SHRD 32", little(at + 4, 4), 0x88877665);
+        CHECK("ROR 64", little(at + 8, 8), 0x911ffeeddccbbaa9);
+        CHECK("SHLD 16", little(at + 16, 2), 0x322e);
+    }
+}
 
 static void test_bit_strings(void)
 {
@@ -818,6 +851,7 @@ void guest_main(void)
     test_shifts();
     test_single();
     test_extensions();
+    test_shifts_odd();
     test_bit_strings();
     test_stack();
     test_memory_forms();
