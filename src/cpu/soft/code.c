@@ -29,6 +29,7 @@
 #define JUMP_ENTRIES    16384
 #define HASH_ENTRIES    131072
 #define PAGE_ENTRIES    4096
+#define CROSSINGS       256
 #define NOTES_MAX       64
 #define PAGES_SEEN_BITS 4096
 #define ARENA_BYTES     (UINT64_C(48) << 20)
@@ -66,6 +67,13 @@ struct page_entry {
     struct soft_block *blocks;
 };
 
+/* An instruction that no page holds alone, kept with its bytes, which are compared at each use. */
+struct crossing {
+    uint8_t bytes[16];
+    uint8_t available, mode;
+    _Alignas(16) uint8_t block[sizeof(struct soft_block) + sizeof(struct soft_op)];
+};
+
 struct soft_cache {
     struct jump_entry jump[JUMP_ENTRIES];
     /* Of addresses: jump entries made under an older one do not count. Entries on global pages have
@@ -78,7 +86,7 @@ struct soft_cache {
     struct page_entry *pages[PAGE_ENTRIES];
     uint8_t *arena;
     uint64_t arena_used;
-    struct soft_block *crossing; /* the last block that no page holds alone */
+    struct crossing crossing[CROSSINGS];
 };
 
 /* -- the VM's side -- */
@@ -425,11 +433,7 @@ int soft_cache_new(struct soft_vcpu *c)
         return -ENOMEM;
     arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    cache->crossing = calloc(1, BLOCK_BYTES_MAX);
-    if (arena == MAP_FAILED || !cache->crossing) {
-        if (arena != MAP_FAILED)
-            munmap(arena, ARENA_BYTES);
-        free(cache->crossing);
+    if (arena == MAP_FAILED) {
         free(cache);
         return -ENOMEM;
     }
@@ -445,7 +449,6 @@ void soft_cache_free(struct soft_vcpu *c)
     if (!c->cache)
         return;
     munmap(c->cache->arena, ARENA_BYTES);
-    free(c->cache->crossing);
     free(c->cache);
     c->cache = NULL;
 }
@@ -617,7 +620,7 @@ bool soft_op_ends_block(const struct x86_insn *insn)
 struct window {
     const uint8_t *bytes;
     unsigned available;
-    bool limited; /* by CS's limit: an instruction that needs more faults */
+    unsigned most; /* operations wanted */
 };
 
 static void op_undefined(struct soft_vcpu *c, const struct soft_op *op)
@@ -674,7 +677,7 @@ static enum x86_decode_result block_decode(struct soft_vcpu *c, const struct win
     block->heat = 0;
     block->code = NULL;
     block->incoming = NULL;
-    while (block->count < SOFT_BLOCK_OPS_MAX && offset < window->available) {
+    while (block->count < window->most && offset < window->available) {
         struct soft_op *op = &block->ops[block->count];
         enum x86_decode_result result =
             x86_decode(&op->insn, (enum x86_code_size)c->code_size, window->bytes + offset,
@@ -735,13 +738,20 @@ static const uint8_t *fetch_host(struct soft_vcpu *c, uint64_t linear, uint64_t 
     return target.host;
 }
 
+static const uint8_t *fetch_any(struct soft_vcpu *c, uint64_t linear)
+{
+    const uint8_t *host = fetch_cached(c, linear);
+    uint64_t gpa;
+
+    return host ? host : fetch_host(c, linear, &gpa);
+}
+
 /* Copies up to 15 bytes across the page's end; a fault on the second page is that page's. */
 static unsigned fetch_copy(struct soft_vcpu *c, uint64_t linear, uint8_t bytes[16])
 {
     unsigned want = X86_INSN_BYTES_MAX;
     unsigned first = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff));
-    uint64_t gpa;
-    const uint8_t *host = fetch_host(c, linear, &gpa);
+    const uint8_t *host = fetch_any(c, linear);
 
     if (first > want)
         first = want;
@@ -754,7 +764,7 @@ static unsigned fetch_copy(struct soft_vcpu *c, uint64_t linear, uint8_t bytes[1
     struct x86_insn probe;
     if (x86_decode(&probe, (enum x86_code_size)c->code_size, bytes, first) != X86_DECODE_MORE)
         return first;
-    host = fetch_host(c, (linear + first) & c->address_mask, &gpa);
+    host = fetch_any(c, (linear + first) & c->address_mask);
     if (host)
         memcpy(bytes + first, host, want - first);
     return want;
@@ -763,21 +773,25 @@ static unsigned fetch_copy(struct soft_vcpu *c, uint64_t linear, uint8_t bytes[1
 /* One instruction that is not kept: it crosses pages, the limit of CS, or lies in no memory. */
 static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
 {
-    struct soft_block *block = c->cache->crossing;
+    struct crossing *crossing = &c->cache->crossing[linear % CROSSINGS];
+    struct soft_block *block = (struct soft_block *)(void *)crossing->block;
     uint8_t bytes[16];
     uint64_t limit = code_limit(c);
-    struct window window = {.bytes = bytes};
+    struct window window = {.bytes = bytes, .most = 1};
 
     if (limit == 0)
         soft_raise_code(c, X86_GP, 0);
     window.available = fetch_copy(c, linear, bytes);
     if (window.available > limit)
         window.available = (unsigned)limit;
-    block->host = NULL;
-    block->valid = false;
+    if (block->count == 1 && crossing->mode == code_mode(c) &&
+        crossing->available == window.available && memcmp(bytes, crossing->bytes, 16) == 0)
+        return block;
     if (block_decode(c, &window, block) != X86_DECODE_OK)
         soft_raise_code(c, X86_GP, 0);
-    block->count = 1;
+    crossing->mode = code_mode(c);
+    crossing->available = (uint8_t)window.available;
+    memcpy(crossing->bytes, bytes, 16);
     return block;
 }
 
@@ -818,6 +832,7 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     uint64_t linear = code_linear(c);
     uint64_t limit = code_limit(c);
     struct window window = {.bytes = host,
+                            .most = SOFT_BLOCK_OPS_MAX,
                             .available = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff))};
     struct soft_block *block;
     enum x86_decode_result result;

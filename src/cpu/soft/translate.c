@@ -864,10 +864,28 @@ static bool room_left(const struct soft_translator *t)
            t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= SITES_MAX;
 }
 
-bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
+static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
     struct translation tr = {.c = c, .t = t, .block = block};
+
+    block->resume = soft_code_alloc(c, block->count * sizeof *block->resume);
+    if (!block->resume)
+        return false;
+    tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
+    block_emit(&tr);
+    if (tr.e.full) {
+        block->code = NULL;
+        block->heat = 0;
+        return false;
+    }
+    t->used = (size_t)(tr.e.at - t->write + 15) & ~(size_t)15;
+    return true;
+}
+
+bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
+{
+    struct soft_translator *t = c->translator;
 
     if (block->code)
         return true;
@@ -881,18 +899,7 @@ bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
         soft_code_clear(c);
         return false;
     }
-    tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
-    block->resume = soft_code_alloc(c, block->count * sizeof *block->resume);
-    if (!block->resume)
-        return false;
-    block_emit(&tr);
-    if (tr.e.full) {
-        block->code = NULL;
-        block->heat = 0;
-        return false;
-    }
-    t->used = (size_t)(tr.e.at - t->write + 15) & ~(size_t)15;
-    return true;
+    return block_translate(c, block);
 }
 
 /* -- the cache -- */
