@@ -289,7 +289,7 @@ static const struct option run_table[] = {
      "\"--cpu help\" lists them",
      set_cpu},
     {"engine", "NAME",
-     "what runs the guest's code: auto, soft (default auto);\n"
+     "what runs the guest's code: auto, soft, interpreter (default auto);\n"
      "\"--engine help\" lists them, and says why not the rest",
      set_engine},
     {"disk", "FILE[,KEY=VALUE...]",

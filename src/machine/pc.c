@@ -338,6 +338,23 @@ static int disks_new(struct pc *pc, const struct pc_config *config, struct error
     return rc;
 }
 
+/* A VM that has a name keeps its addresses: 52:54:00 and three bytes of a hash (FNV-1a) of the name
+ * and the card's number. Without a name the card draws its own. */
+static void mac_choose(const char *name, unsigned card, uint8_t mac[6])
+{
+    uint32_t hash = 2166136261u;
+
+    memset(mac, 0, 6);
+    if (!name)
+        return;
+    for (const char *at = name; *at; at++)
+        hash = (hash ^ (uint8_t)*at) * 16777619u;
+    hash = (hash ^ card) * 16777619u;
+    memcpy(mac, "\x52\x54\x00", 3);
+    for (unsigned i = 0; i < 3; i++)
+        mac[3 + i] = (uint8_t)(hash >> 8 * i);
+}
+
 /* Ports that no device has taken yet are freed when something fails. */
 static int nets_new(struct pc *pc, const struct pc_config *config, struct error *err)
 {
@@ -345,9 +362,10 @@ static int nets_new(struct pc *pc, const struct pc_config *config, struct error 
     int rc = 0;
 
     for (; taken < config->net_count && !rc; taken++) {
-        const struct virtio_net_config net = {
+        struct virtio_net_config net = {
             .mem = pc->mem, .loop = pc->loop, .port = config->net[taken]};
         struct virtio_device *device;
+        mac_choose(config->name, taken, net.mac);
         rc = virtio_net_new(&net, &device, err);
         if (rc)
             break;
