@@ -66,7 +66,7 @@ struct cpu_config {
     struct mem *mem;
     const struct x86_cpuid *cpuid;
     unsigned vcpu_count;
-    bool interpret_only; /* soft: never translate (tests, lockstep) */
+    bool interpret_only;    /* soft: never translate (tests, lockstep) */
     bool translate_at_once; /* soft: translate even what runs once (tests) */
 };
 

@@ -55,8 +55,9 @@ void *soft_code_alloc(struct soft_vcpu *c, size_t bytes);
 /* Whether c->rip lies on a global page; false where that is not known. */
 bool soft_code_is_global(const struct soft_vcpu *c);
 
-#define SOFT_MODE_VECTORS 8u /* in soft_block.mode: vector instructions can't fault by themselves  \
-                              */
+#define SOFT_MODE_VECTORS                                                                          \
+    8u /* in soft_block.mode: vector instructions can't fault by themselves                        \
+        */
 
 /* A vCPU is running while it may hold pointers into guest memory that it has checked. */
 void soft_code_enter(struct soft_vcpu *c);

@@ -35,10 +35,12 @@
 #define STATE(field)   ((int32_t)offsetof(struct soft_vcpu, field))
 #define GPR(n)         ((int32_t)(offsetof(struct soft_vcpu, gpr) + 8 * (n)))
 
+enum cold_kind { COLD_OP, COLD_LINK, COLD_POLL };
+
 /* Something out of line, emitted behind the block. */
 struct cold {
     uint8_t *place; /* rel32 that leads here */
-    enum { COLD_OP, COLD_LINK, COLD_POLL } kind;
+    enum cold_kind kind;
     unsigned op;            /* COLD_OP */
     struct soft_link *link; /* COLD_LINK */
     int32_t target;         /* COLD_POLL */
@@ -81,9 +83,9 @@ static bool is_displaced(unsigned guest)
     return guest >= 9 && guest <= 11;
 }
 
-static uint8_t host_of(unsigned guest)
+static enum host_register host_of(unsigned guest)
 {
-    return guest == X86_RSP ? HOST_R9 : (uint8_t)guest;
+    return guest == X86_RSP ? HOST_R9 : (enum host_register)guest;
 }
 
 /* -- flags -- */
@@ -119,7 +121,7 @@ static void flags_clobber(struct translation *tr)
 
 /* -- leaving -- */
 
-static struct cold *cold_add(struct translation *tr, uint8_t *place, int kind)
+static struct cold *cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind)
 {
     struct cold *cold = &tr->cold[tr->cold_count++];
 
@@ -161,7 +163,7 @@ static bool address_emit(struct translation *tr, const struct soft_op *op)
 {
     const struct x86_insn *insn = &op->insn;
     int64_t displacement = insn->displacement;
-    int base = HOST_NONE, index = HOST_NONE;
+    enum host_register base = HOST_NONE, index = HOST_NONE;
 
     if (insn->base == X86_REG_RIP) {
         displacement += (int64_t)((uintptr_t)tr->block->host & 0xfff) + op->next;
@@ -374,7 +376,7 @@ static bool rename_all(const struct x86_insn *insn, const struct emit_registers 
     if (implicit & (1u << X86_RSP | 7u << 9))
         return false;
     for (unsigned n = 0; n < 16; n++)
-        r->rename.gpr[n] = host_of(n);
+        r->rename.gpr[n] = (uint8_t)host_of(n);
     r->rename.memory_base = HOST_R10;
     r->count = 0;
     r->written = regs->written;
@@ -482,7 +484,7 @@ static bool push_emit(struct translation *tr, unsigned i)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
     const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE};
-    uint8_t source = HOST_R11;
+    enum host_register source = HOST_R11;
 
     if (insn->operand_size != 8 || insn->memory)
         return false;
