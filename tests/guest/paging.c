@@ -23,6 +23,7 @@
 static u64 test_pd[512] __attribute__((aligned(4096)));
 static u64 test_pt[512] __attribute__((aligned(4096)));
 static u8 frames[3][4096] __attribute__((aligned(4096)));
+#define USER_END (1ul << 47)
 #define VA(page) (TEST_REGION + (page)*0x1000ul)
 #define FRAME(n) ADDRESS(frames[n])
 
@@ -564,6 +565,30 @@ static void test_pdpte(void)
     legacy_reset();
 }
 
+/* Where an engine's TLB might take an unused entry for one of the address: the first and last pages
+ * of the halves, and with alignment checks on. */
+static void test_ends(void)
+{
+    static const u64 high[] = {-8ul,       -0x800ul,     -0x1000ul,        -0x2000ul,
+                               -1ul << 47, USER_END - 8, USER_END - 0x1000};
+    static const u64 beyond[] = {USER_END, 1ul << 63, 0xffff7ffffffffff8, (1ul << 63) - 8};
+    u64 cr0 = cr0_get();
+    part("the ends of the address space");
+    tables_reset();
+    for (unsigned i = 0; i < 40; i++) {
+        u64 flags = i & 1 ? FLAG_AC : 0;
+        cr0_set(flags ? cr0 | CR0_AM : cr0);
+        for (unsigned j = 0; j < sizeof(high) / sizeof(high[0]); j++) {
+            struct context c = access_run(i / 2 & 1, true, high[j], flags);
+            CHECK("page fault", c.vector, PF);
+            CHECK("CR2", c.cr2, high[j]);
+        }
+        for (unsigned j = 0; j < sizeof(beyond) / sizeof(beyond[0]); j++)
+            CHECK("not canonical", access_run(i / 2 & 1, true, beyond[j], flags).vector, GP);
+    }
+    cr0_set(cr0);
+}
+
 CODE64(p_load_ds, "mov %eax, %ds" STOP);
 
 /* Descriptor tables are read and written with the supervisor's rights, whatever the CPL (SDM vol.
@@ -612,6 +637,7 @@ void guest_main(void)
     test_matrix();
     test_reserved();
     test_absent();
+    test_ends();
     test_sizes();
     test_crossing();
     test_invalidation();

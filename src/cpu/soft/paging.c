@@ -369,7 +369,17 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
 
 static void tlb_array_clear(struct soft_tlb *tlb, enum soft_access access)
 {
-    memset(tlb->entry[access], 0xff, sizeof tlb->entry[access]);
+    struct soft_tlb_entry *entry = tlb->entry[access];
+
+    memset(entry, 0, sizeof tlb->entry[access]); /* the empty tag of all but the outer two */
+    entry[0].tag = soft_tlb_empty(0);
+    entry[SOFT_TLB_ENTRIES - 1].tag = soft_tlb_empty(SOFT_TLB_ENTRIES - 1);
+}
+
+void soft_tlb_init(struct soft_tlb *tlb)
+{
+    for (unsigned a = 0; a < 3; a++)
+        tlb_array_clear(tlb, (enum soft_access)a);
 }
 
 void soft_tlb_flush(struct soft_vcpu *c)
@@ -394,7 +404,7 @@ void soft_tlb_flush_local(struct soft_vcpu *c)
         for (unsigned a = 0; tlb->used && a < 3; a++) {
             for (unsigned i = 0; i < SOFT_TLB_ENTRIES; i++) {
                 if (!tlb->global[a][i])
-                    tlb->entry[a][i].tag = SOFT_TLB_EMPTY;
+                    tlb->entry[a][i].tag = soft_tlb_empty(i);
             }
         }
     }
@@ -415,10 +425,11 @@ void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
     }
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         for (unsigned a = 0; a < 3; a++) {
-            struct soft_tlb_entry *entry = &c->tlb[p].entry[a][(linear >> 12) % SOFT_TLB_ENTRIES];
+            unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;
+            struct soft_tlb_entry *entry = &c->tlb[p].entry[a][index];
 
             if (entry->tag == (linear & ~UINT64_C(0xfff)))
-                entry->tag = SOFT_TLB_EMPTY;
+                entry->tag = soft_tlb_empty(index);
         }
     }
     soft_code_forget_page(c, linear);

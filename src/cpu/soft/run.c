@@ -481,7 +481,7 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
         return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
     }
     for (unsigned i = 0; i < SOFT_PRIVILEGES; i++)
-        memset(c->tlb[i].entry, 0xff, sizeof c->tlb[i].entry);
+        soft_tlb_init(&c->tlb[i]);
     c->vm = &vm->soft;
     c->idle_op.insn.segment = X86_DS;
     if (vm->soft.translate && soft_translator_new(c) != 0) {

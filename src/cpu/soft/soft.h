@@ -43,11 +43,20 @@ struct soft_op {
 
 /* Translation look-aside buffers: where tag == linear page, `page` is its host page. */
 struct soft_tlb_entry {
-    uint64_t tag; /* linear address of the page, or SOFT_TLB_EMPTY */
+    uint64_t tag; /* linear address of the page, or soft_tlb_empty() */
     uint64_t page;
 };
 #define SOFT_TLB_ENTRIES 1024
-#define SOFT_TLB_EMPTY   UINT64_MAX
+
+/*
+ * The tag of an unused entry: of a page that never comes to it, nor to the one before it (an access
+ * that crosses pages is looked for there). Translated code compares addresses with the tag's page
+ * alone, so that no value is unlike every page.
+ */
+static inline uint64_t soft_tlb_empty(unsigned index)
+{
+    return index == 0 || index == SOFT_TLB_ENTRIES - 1 ? UINT64_C(512) << 12 : 0;
+}
 
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_FETCH };
 
