@@ -86,6 +86,55 @@ static void test_same_address(void)
     CHECK("after", c.rax, 0x22);
 }
 
+CODE64(f_jump, ".byte 0xe9, 0xfb, 0, 0, 0"); /* to 0x100 behind its beginning */
+CODE64(f_compare, "cmp %rsi, %rdi\n mov (%rsp), %rdx\n .byte 0xeb, 0x3e");
+CODE64(f_flags_dead, "xor %eax, %eax\n test %edi, %edi" STOP);
+CODE64(f_flags_live, "setc %al\n movzx %al, %eax" STOP);
+CODE64(f_jump_often,
+       "lea 0x100(%rdi), %rbx\n mov $40, %ebp\n 1: cmp $10, %ebp\n jne 2f\n movb $0xb8, (%rbx)\n"
+       "movl $0x22, 1(%rbx)\n movb $0xc3, 5(%rbx)\n movb $0x33, 0x101(%rbx)\n jmp 2f\n"
+       "2: lea 4f(%rip), %rdx\n push %rdx\n cmp $10, %ebp\n jmp *%rbx\n 4: cmp $10, %ebp\n je 3f\n "
+       "dec %ebp\n jmp 1b\n 3:" STOP);
+
+/* A jump alone, its target, and then both changed, the jump first. */
+static void test_jump_changed(void)
+{
+    part("jump and target changed");
+    for (u64 i = 0; i < 20; i++) {
+        PUT(0, f_jump_often);
+        PUT(0x100, f_jump);
+        PUT(0x200, f_value);
+        struct context c = run_at(0);
+        CHECK_STOP("changed jump", &c);
+        CHECK("what is there now", c.rax, 0x22);
+    }
+}
+
+/* Code that overwrites all flags becomes code that reads them; what jumps there stays. */
+static void test_flags_needed(void)
+{
+    part("flags needed by changed code");
+    for (u64 round = 0; round < 4; round++) {
+        PUT(0x400, f_compare);
+        PUT(0x400 + (u64)(f_compare_end - f_compare) - 2 + 0x40, f_flags_dead);
+        for (u64 i = 0; i < 40; i++) {
+            struct context c = context_kernel(code + 0x400);
+            c.rdi = 1;
+            c.rsi = 2;
+            world_long(&c);
+            CHECK("flags not read", c.rax, 0);
+        }
+        PUT(0x400 + (u64)(f_compare_end - f_compare) - 2 + 0x40, f_flags_live);
+        for (u64 i = 0; i < 40; i++) {
+            struct context c = context_kernel(code + 0x400);
+            c.rdi = 1 + (i & 1);
+            c.rsi = 2 - (i & 1);
+            world_long(&c);
+            CHECK("carry", c.rax, (i & 1) == 0);
+        }
+    }
+}
+
 /* The same, with the code at every place across a page boundary. */
 static void test_across(void)
 {
@@ -222,6 +271,8 @@ static void test_legacy(void)
 void guest_main(void)
 {
     test_same_address();
+    test_jump_changed();
+    test_flags_needed();
     test_across();
     test_alias();
     test_many();

@@ -211,7 +211,21 @@ static struct page_entry *page_find(const struct soft_vcpu *c, const uint8_t *pa
     return entry;
 }
 
-/* Drops this vCPU's blocks that overlap [from, to) of a page; true: none are left on it. */
+/* Whether a change of [from, to) of the block's page concerns the block. */
+static bool block_depends(const struct soft_block *block, const uint8_t *from, const uint8_t *to)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
+
+    if (block->host < to && from < block->host + block->bytes)
+        return true;
+    for (unsigned i = 0; i < block->ahead_count; i++) {
+        if (page + block->ahead[i].from < to && from < page + block->ahead[i].to)
+            return true;
+    }
+    return false;
+}
+
+/* Drops this vCPU's blocks that depend on [from, to) of a page; true: none are left on it. */
 static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)0xfff);
@@ -224,7 +238,7 @@ static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t 
     while (*link) {
         struct soft_block *block = *link;
 
-        if (block->host < to && from < block->host + block->bytes) {
+        if (block_depends(block, from, to)) {
             *link = block->page_next;
             block_drop(c, block);
         } else {
@@ -420,6 +434,18 @@ static void page_mark(struct soft_vcpu *c, uint64_t gpa)
 static void page_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
 {
     c->vm->code->pages[gpa / GUEST_PAGE_SIZE].lines |= line_mask(gpa, bytes);
+}
+
+void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range)
+{
+    for (unsigned i = 0; i < block->ahead_count; i++) {
+        if (block->ahead[i].from == range.from)
+            return;
+    }
+    block->ahead[block->ahead_count++] = range;
+    code_lock(c);
+    page_cover(c, (block->gpa & ~UINT64_C(0xfff)) + range.from, (unsigned)(range.to - range.from));
+    code_unlock(c);
 }
 
 /* -- finding and building -- */
@@ -674,6 +700,7 @@ static enum x86_decode_result block_decode(struct soft_vcpu *c, const struct win
     unsigned offset = 0;
 
     block->count = 0;
+    block->ahead_count = 0;
     block->heat = 0;
     block->code = NULL;
     block->incoming = NULL;
@@ -848,6 +875,7 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     page_mark(c, gpa);
     result = block_decode(c, &window, block);
     block->host = host;
+    block->gpa = gpa;
     block->mode = code_mode(c);
     if (result == X86_DECODE_OK) {
         page_cover(c, gpa, block->bytes);

@@ -10,6 +10,10 @@
 #define SOFT_BLOCK_OPS_MAX 48
 
 /* A run of instructions on one page, entered only at its first. */
+struct soft_range {
+    uint16_t from, to;
+};
+
 struct soft_block {
     const uint8_t *host; /* of its first byte: its identity, with `mode` */
     struct soft_block *hash_next;
@@ -23,8 +27,15 @@ struct soft_block {
     uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
     uint8_t **resume;    /* by operation: where to go on after its interpreted twin */
     struct soft_link *incoming; /* jumps of translated code that lead here */
+    uint64_t gpa;               /* of its first byte */
+    /* Code elsewhere in the page that the translation relies on: offsets in the page. */
+    struct soft_range ahead[2];
+    uint8_t ahead_count;
     struct soft_op ops[];
 };
+
+/* A change of these bytes of the block's page drops the block from now on. At most two ranges. */
+void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range);
 
 MUST_CHECK int soft_code_new(struct mem *mem, struct soft_vm *vm);
 void soft_code_free(struct soft_vm *vm);

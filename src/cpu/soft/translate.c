@@ -31,6 +31,7 @@
 #define SITES_MAX      1000000
 #define FLAGS_ALL      ((uint16_t)X86_RFLAGS_ARITH)
 #define LOOK_AHEAD     8
+#define LOOK_BYTES     32
 
 #define STATE(field)   ((int32_t)offsetof(struct soft_vcpu, field))
 #define GPR(n)         ((int32_t)(offsetof(struct soft_vcpu, gpr) + 8 * (n)))
@@ -601,8 +602,10 @@ static void exit_direct(struct translation *tr, int32_t target, unsigned op, uin
     struct soft_link *link = &tr->t->links[tr->t->link_count++];
     uint8_t *place = emit_jmp_rel32(&tr->e);
 
-    *link = (struct soft_link){
-        .place = place, .target = (uint32_t)target, .flags_in_memory = in_memory};
+    *link = (struct soft_link){.from = tr->block,
+                               .place = place,
+                               .target = (uint32_t)target,
+                               .flags_in_memory = in_memory};
     cold_add(tr, place, COLD_LINK)->link = link;
 }
 
@@ -624,13 +627,16 @@ static bool branch_offset(const struct translation *tr, const struct soft_op *op
 static uint16_t live_at(const struct translation *tr, int32_t target)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
-
     const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
+    struct soft_range range = {(uint16_t)target, (uint16_t)(target + LOOK_BYTES)};
 
     if (target <= page_offset(tr, last->offset) || target >= (int32_t)GUEST_PAGE_SIZE)
         return FLAGS_ALL;
-    return soft_live_in_precise(page + target, (size_t)(GUEST_PAGE_SIZE - (unsigned)target),
-                                X86_CODE_64, LOOK_AHEAD);
+    if (range.to > GUEST_PAGE_SIZE)
+        range.to = GUEST_PAGE_SIZE;
+    soft_code_rely(tr->c, tr->block, range); /* first: the bytes must not change unseen */
+    return soft_live_in_precise(page + target, (size_t)(range.to - range.from), X86_CODE_64,
+                                LOOK_AHEAD);
 }
 
 static bool jcc_emit(struct translation *tr, unsigned i)
@@ -872,8 +878,10 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
     struct translation tr = {.c = c, .t = t, .block = block};
 
     block->resume = soft_code_alloc(c, block->count * sizeof *block->resume);
-    if (!block->resume)
+    if (!block->resume) {
+        soft_code_clear(c);
         return false;
+    }
     tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
     block_emit(&tr);
     if (tr.e.full) {
@@ -975,8 +983,11 @@ void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
 
-    for (struct soft_link *link = block->incoming; link; link = link->next)
-        emit_patch_rel32(link->place, link->unlinked);
+    /* Code of dropped blocks is left alone: its entry has become a way out, see below. */
+    for (struct soft_link *link = block->incoming; link; link = link->next) {
+        if (link->from->valid)
+            emit_patch_rel32(link->place, link->unlinked);
+    }
     block->incoming = NULL;
     if (!block->code)
         return;

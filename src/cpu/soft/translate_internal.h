@@ -13,6 +13,7 @@ enum exit_kind { EXIT_RIP, EXIT_LINK, EXIT_OP };
 /* A direct jump to another block of the same page, patched once that is translated. */
 struct soft_link {
     struct soft_link *next;  /* of the target's incoming ones */
+    struct soft_block *from; /* where the jump is */
     uint8_t *place;          /* of the rel32, in the writable view */
     const uint8_t *unlinked; /* where it leads while not linked */
     uint32_t target;         /* offset in the page */
