@@ -4,9 +4,13 @@
 # that what has its final name is complete. Errors are one sentence on standard error, status 2.
 # Trusted: the host's apt configuration and keys. Packages are verified by apt against them.
 
+# Debian's ordinary users do not have the folders of mke2fs in theirs.
+PATH=$PATH:/usr/sbin:/sbin
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/freehold
 apt_dir=$cache/apt
 log=
+job=
+work=
 here=$(cd "$(dirname "$0")" && pwd)
 
 die()
@@ -23,29 +27,61 @@ say()
 # need COMMAND PACKAGE: dies unless the host has the command.
 need()
 {
-    command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] ||
+    command -v "$1" >/dev/null ||
         die "making guest images needs $1; install it with: sudo apt-get install $2"
 }
 
-# Removes what was not finished; a leftover here never has a final name.
+# Ends the step under way, all of its processes, which get 20 s to clean up behind themselves.
+job_end()
+{
+    kill -- "-$job" 2>/dev/null || :
+    tries=0
+    while kill -0 -- "-$job" 2>/dev/null && [ "$tries" -lt 100 ]; do
+        sleep 0.2
+        tries=$((tries + 1))
+    done
+    wait "$job" 2>/dev/null || :
+}
+
+# Ends the command under way and removes what was not finished; a leftover never has a final name.
 clean_up()
 {
     status=$?
+    [ -z "$job" ] || job_end
+    [ "$status" -lt 128 ] || echo "freehold: stopped; packages fetched so far are kept" >&2
     [ -z "$log" ] || rm -f "$log"
-    [ -z "${work-}" ] || rm -rf "$work" 2>/dev/null || chmod -R u+rwx "$work" && rm -rf "$work"
+    if [ -n "$work" ]; then
+        chmod -R u+rwX "$work" 2>/dev/null || :
+        rm -rf "$work"
+    fi
     exit "$status"
 }
 
-# cache_open MEGABYTES: makes the cache folder, where that much must be free.
-cache_open()
+# cache_room MEGABYTES: makes the cache folder, where that much must be free; packages that are
+# there already count as room.
+cache_room()
 {
     mkdir -p "$cache" 2>/dev/null || die "can't make the cache folder $cache; set XDG_CACHE_HOME"
     [ -w "$cache" ] || die "can't write to the cache folder $cache; set XDG_CACHE_HOME"
     free=$(df -Pm "$cache" | awk 'NR == 2 { print $4 }')
-    [ "$free" -ge "$1" ] ||
-        die "making this image needs $1 MiB in $cache, where only $free are free;" \
+    have=$(($(bytes_of "$apt_dir") / 1048576))
+    [ "$((free + have))" -ge "$1" ] ||
+        die "making this image needs $(($1 - have)) MiB in $cache, where only $free are free;" \
             "make room or set XDG_CACHE_HOME"
-    log=$(mktemp)
+}
+
+# cache_open MEGABYTES: cache_room, and this process alone makes images until it ends. When another
+# one was at it, this script starts over, since there may be nothing left to do.
+cache_open()
+{
+    cache_room "$1"
+    exec 9>"$cache/lock"
+    if ! flock -n 9; then
+        say "waiting for another process that makes images in $cache"
+        flock 9
+        exec "$0"
+    fi
+    log=$(mktemp) || die "can't make a file in ${TMPDIR:-/tmp}"
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -53,16 +89,16 @@ cache_open()
 
 bytes_of()
 {
-    du -s --block-size=1 "$1" 2>/dev/null | awk '{ print $1 }' || :
+    du -s --block-size=1 "$1" 2>/dev/null | awk '{ sum = $1 } END { print sum + 0 }'
 }
 
 # step PATH WHAT COMMAND...: runs the command, its output to the log, and shows how many bytes PATH
-# has and how many seconds went by.
+# has and how many seconds went by. A session of its own lets clean_up end all of its processes.
 step()
 {
     path=$1 what=$2 begun=$(date +%s)
     shift 2
-    "$@" >"$log" 2>&1 </dev/null &
+    setsid "$@" >"$log" 2>&1 </dev/null &
     job=$!
     while kill -0 "$job" 2>/dev/null; do
         sleep 0.2
@@ -72,17 +108,27 @@ step()
         fi
     done
     [ ! -t 1 ] || printf '\r'
-    wait "$job" || step_failed "$what"
+    ended=$job job=
+    wait "$ended" || step_failed "$what"
     say "$what: $(bytes_of "$path") bytes, $(($(date +%s) - begun)) s"
+}
+
+# The line of the log that says best what went wrong: apt's and mmdebstrap's errors come first.
+complaint()
+{
+    { grep -E '^E:' "$log" || grep -iE 'error|fail|cannot' "$log" || tail -n 1 "$log"; } |
+        head -n 1 | cut -c 1-300
 }
 
 step_failed()
 {
     free=$(df -Pk "$cache" | awk 'NR == 2 { print $4 }')
-    [ "$free" -gt 1024 ] || die "$1: the disk that holds $cache is full; make room, then run again"
+    if [ "$free" -le 1024 ] || grep -q 'No space left on device' "$log"; then
+        die "$1: no space left on the disk that holds $cache or ${TMPDIR:-/tmp};" \
+            "make room, then run again"
+    fi
     cp "$log" "$cache/failed.log" 2>/dev/null || :
-    die "$1: failed: $(grep -iE '^E:|error|fail|cannot' "$log" | head -n 1 | cut -c 1-300)" \
-        "(all of it: $cache/failed.log)"
+    die "$1: failed: $(complaint) (all of it: $cache/failed.log)"
 }
 
 # apt_conf FILE: a configuration for apt that leaves the host's state alone and needs no root.
@@ -112,6 +158,16 @@ debian_sources()
             print "deb", $3, $4, $5 }'
 }
 
+# apt-get update ends well even when it fetched nothing; its log tells which it was.
+no_sources()
+{
+    rm -f "$apt_dir/sources.list.part"
+    failure=$(grep -E '^[EW]: Failed to fetch' "$log" | head -n 1 | cut -c 1-300)
+    [ -z "$failure" ] || die "can't fetch Debian's package lists; is there a network?" \
+        "(apt-get says: ${failure#[EW]: })"
+    die "this host's apt has no Debian source; add one to /etc/apt/sources.list.d"
+}
+
 # Makes $apt_dir ready, with indexes not older than a day, and $apt_dir/sources.list.
 apt_open()
 {
@@ -124,8 +180,7 @@ apt_open()
         [ -z "$(find "$apt_dir/sources.list" -mtime -1)" ]; then
         step "$apt_dir/lists" "fetching Debian's package lists" apt-get update
         debian_sources >"$apt_dir/sources.list.part"
-        [ -s "$apt_dir/sources.list.part" ] ||
-            die "this host's apt has no Debian source; add one to /etc/apt/sources.list.d"
+        [ -s "$apt_dir/sources.list.part" ] || no_sources
         mv "$apt_dir/sources.list.part" "$apt_dir/sources.list"
     fi
     # From here on only Debian's own packages are seen.
