@@ -115,11 +115,12 @@ static void count_register(const struct x86_insn *insn, const ZydisDecodedOperan
 static void count_memory(const struct x86_insn *insn, const ZydisDecodedOperand *operand,
                          struct actions *a)
 {
-    uint16_t base;
+    uint16_t base = 0;
 
     if (operand->encoding != ZYDIS_OPERAND_ENCODING_NONE)
         return;
-    base = is_general(operand->mem.base) ? (uint16_t)(1u << number_of(operand->mem.base)) : 0;
+    if (is_general(operand->mem.base))
+        base = (uint16_t)(1u << number_of(operand->mem.base));
     a->implicit_read |= base;
     if (insn->op >= X86_OP_MOVS && insn->op <= X86_OP_OUTS)
         a->implicit_written |= base;
