@@ -22,6 +22,7 @@
 
 static u64 test_pd[512] __attribute__((aligned(4096)));
 static u64 test_pt[512] __attribute__((aligned(4096)));
+static u64 end_tables[3][512] __attribute__((aligned(4096)));
 static u8 frames[3][4096] __attribute__((aligned(4096)));
 #define USER_END (1ul << 47)
 #define VA(page) (TEST_REGION + (page)*0x1000ul)
@@ -589,6 +590,59 @@ static void test_ends(void)
     cr0_set(cr0);
 }
 
+CODE64(p_over_jmp, ".byte 0xeb, 0x40");
+CODE64(p_over_jcc, "cmp %eax, %eax\n .byte 0x74, 0x40");
+CODE64(p_over_call, ".byte 0xe8, 0x40, 0, 0, 0");
+CODE64(p_over_call_near, "xor %ecx, %ecx\n .byte 0xe8, 0x40, 0, 0, 0");
+CODE64(p_over_ret, "push $1\n rolq $47, (%rsp)\n ret");
+CODE64(p_over_end, "add $1, %ecx");
+
+/* A branch to no address faults itself and leaves the stack alone; code that runs on faults behind
+ * its end (SDM vol. 1, 3.3.7.1; vol. 2, the branches' pages). */
+static void test_over_the_end(void)
+{
+    static const struct over {
+        const char *name;
+        const u8 *begin, *end;
+        u64 branch, pushed;
+        bool runs_on;
+    } overs[] = {
+        {"JMP", p_over_jmp, p_over_jmp_end, 0, 0, false},
+        {"Jcc", p_over_jcc, p_over_jcc_end, 2, 0, false},
+        {"CALL", p_over_call, p_over_call_end, 0, 0, false},
+        {"CALL behind another instruction", p_over_call_near, p_over_call_near_end, 2, 0, false},
+        {"RET", p_over_ret, p_over_ret_end, 7, 8, false},
+        {"no branch", p_over_end, p_over_end_end, 0, 0, true},
+    };
+    const u64 page = USER_END - 0x1000;
+    u64 old = boot_pml4[255];
+    part("code at the end of the lower half");
+    memory_set(end_tables, 0, sizeof(end_tables));
+    boot_pml4[255] = ADDRESS(end_tables[0]) | P | W;
+    end_tables[0][511] = ADDRESS(end_tables[1]) | P | W;
+    end_tables[1][511] = ADDRESS(end_tables[2]) | P | W;
+    end_tables[2][511] = FRAME(0) | P | W;
+    flush();
+    for (unsigned i = 0; i < sizeof(overs) / sizeof(overs[0]); i++) {
+        const struct over *over = &overs[i];
+        size_t length = (size_t)(over->end - over->begin);
+        memory_set(frames[0], 0x90, 4096);
+        memory_copy(frames[0] + 4096 - length, over->begin, length);
+        for (unsigned j = 0; j < 20; j++) {
+            struct context c = context_kernel(p_exec);
+            u64 rsp = c.rsp;
+            c.rax = USER_END - length;
+            world_long(&c);
+            CHECK_TRAP(over->name, &c, GP, 0,
+                       over->runs_on ? USER_END : page + 4096 - length + over->branch);
+            CHECK("RSP", c.rsp, rsp - over->pushed);
+            CHECK("times run", c.rcx, over->runs_on);
+        }
+    }
+    boot_pml4[255] = old;
+    flush();
+}
+
 CODE64(p_load_ds, "mov %eax, %ds" STOP);
 
 /* Descriptor tables are read and written with the supervisor's rights, whatever the CPL (SDM vol.
@@ -638,6 +692,7 @@ void guest_main(void)
     test_reserved();
     test_absent();
     test_ends();
+    test_over_the_end();
     test_sizes();
     test_crossing();
     test_invalidation();

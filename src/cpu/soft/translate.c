@@ -593,6 +593,8 @@ static void exit_direct(struct translation *tr, int32_t target, unsigned op, uin
     bool flags_matter = live && tr->flags_host;
 
     if (target < 0 || target >= (int32_t)GUEST_PAGE_SIZE) {
+        /* At an end of the address space it may be none: see branch_undo(). */
+        emit_mov_state_imm32(&tr->e, STATE(exit_site), site_new(tr, op));
         rip_emit(tr, target);
         jump_to(tr, tr->t->fixed.lookup[in_memory]);
         return;
@@ -1047,16 +1049,19 @@ static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t
     return *at && !soft_op_ends_block(&op->insn);
 }
 
-/* A return or jump led to no address: its twin raises #GP, with RSP as it was before. */
+/* A branch led to no address: its twin raises #GP, with RSP as it was before. Where code ran on over
+ * the end of the address space there is nothing to undo: the fetch at c->rip faults. */
 static void branch_undo(struct soft_vcpu *c)
 {
     const struct site *site = &c->translator->sites[c->exit_site];
     const struct x86_insn *insn = &site->block->ops[site->op].insn;
     const uint8_t *at;
 
+    if (!site->block->ops[site->op].sets_rip)
+        return;
     if (insn->op == X86_OP_RET)
         c->gpr[X86_RSP] -= 8 + insn->immediate;
-    if (insn->op == X86_OP_CALL_IND)
+    if (insn->op == X86_OP_CALL || insn->op == X86_OP_CALL_IND)
         c->gpr[X86_RSP] += 8;
     (void)twin_run(c, site, &at);
 }
