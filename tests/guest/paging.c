@@ -643,6 +643,29 @@ static void test_over_the_end(void)
     flush();
 }
 
+/* How the translator makes lookup keys of its modes and generations, were they no secret. */
+static u64 scramble(u64 key)
+{
+    key *= 0x9e3779b97f4a7c15;
+    return (key ^ key >> 29) * 0xbf58476d1ce4e5b9;
+}
+
+/* Addresses whose lookup key would be that of an empty entry: they fault as all others do. */
+static void test_guessed(void)
+{
+    static const u8 modes[] = {2, 2 | 8, 2 | 16, 2 | 8 | 16};
+    part("addresses made for the translator's tables");
+    for (u64 i = 0; i < 20; i++)
+        CHECK("not canonical", access_run(EXEC, false, 1ul << 63, 0).vector, GP);
+    for (u64 generation = 2; generation < 1000; generation++) {
+        for (unsigned i = 0; i < sizeof(modes); i++) {
+            u64 address = -scramble(generation << 5 | modes[i]);
+            u64 vector = access_run(EXEC, modes[i] & 16, address, 0).vector;
+            CHECK("faults", vector == GP || vector == PF, 1);
+        }
+    }
+}
+
 CODE64(p_load_ds, "mov %eax, %ds" STOP);
 
 /* Descriptor tables are read and written with the supervisor's rights, whatever the CPL (SDM vol.
@@ -688,6 +711,7 @@ static void test_implicit(void)
 
 void guest_main(void)
 {
+    test_guessed(); /* first: it knows the beginning only */
     test_matrix();
     test_reserved();
     test_absent();

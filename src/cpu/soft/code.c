@@ -22,6 +22,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "cpu/soft/paging.h"
 #include "cpu/soft/translate.h"
@@ -79,6 +80,7 @@ struct soft_cache {
     /* Of addresses: jump entries made under an older one do not count. Entries on global pages have
      * a generation of their own, whose numbers are odd. */
     uint64_t generation, generation_global;
+    uint64_t secret; /* makes salts that no guest can compute: see key_update() */
     uint64_t pages_seen[PAGES_SEEN_BITS / 64]; /* hashes of pages with jump entries, since then */
     uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
     uint32_t cs_limit;
@@ -457,6 +459,10 @@ int soft_cache_new(struct soft_vcpu *c)
 
     if (!cache)
         return -ENOMEM;
+    if (getrandom(&cache->secret, sizeof cache->secret, 0) != sizeof cache->secret) {
+        free(cache);
+        return -EIO;
+    }
     arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED) {
@@ -497,6 +503,8 @@ static uint64_t scramble(uint64_t key)
     return (key ^ key >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
 }
 
+/* A lookup key is rip + salt: some rip makes the key of any entry, stale and empty ones too. A
+ * guest that knew the salts could branch there. */
 static void key_update(struct soft_vcpu *c)
 {
     bool plain = soft_is_real(c) || soft_is_v86(c);
@@ -505,8 +513,8 @@ static void key_update(struct soft_vcpu *c)
 
     c->code_key = c->cache->generation << 5 | mode;
     c->code_key_global = c->cache->generation_global << 5 | mode;
-    c->salt = scramble(c->code_key);
-    c->salt_global = scramble(c->code_key_global);
+    c->salt = scramble(c->code_key ^ c->cache->secret);
+    c->salt_global = scramble(c->code_key_global ^ c->cache->secret);
     c->tlb_now = &c->tlb[c->privilege];
 }
 

@@ -1049,8 +1049,8 @@ static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t
     return *at && !soft_op_ends_block(&op->insn);
 }
 
-/* A branch led to no address: its twin raises #GP, with RSP as it was before. Where code ran on over
- * the end of the address space there is nothing to undo: the fetch at c->rip faults. */
+/* A branch led to no address: its twin raises #GP, with RSP as it was before. Where code ran on
+ * over the end of the address space there is nothing to undo: the fetch at c->rip faults. */
 static void branch_undo(struct soft_vcpu *c)
 {
     const struct site *site = &c->translator->sites[c->exit_site];
