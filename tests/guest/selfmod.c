@@ -220,6 +220,56 @@ static void test_alias(void)
     }
 }
 
+CODE64(f_store_jump, "mov %rsi, (%rdx)\n .byte 0xeb, 0x3b"); /* to 0x40 behind its beginning */
+
+/* A page table changes between a jump and its target, unannounced: either frame may be seen then,
+ * but each one's own code later. */
+static void test_jump_remapped(void)
+{
+    static u64 other_pt[512] __attribute__((aligned(4096)));
+    static const u8 first[] = {0xb8, 1, 0, 0, 0, 0xcd, 0x81},
+                    second[] = {0xb8, 2, 0, 0, 0, 0xcd, 0x81};
+    u8 *page = (u8 *)(TEST_REGION + 5 * 4096);
+    u64 frame[2] = {ADDRESS(code) + 4096, ADDRESS(code) + 8192}, nothing;
+    part("another frame between a jump and its target");
+    PUT(4096, f_store_jump);
+    PUT(8192, f_store_jump);
+    memory_copy(code + 4096 + 0x40, first, sizeof(first));
+    memory_copy(code + 8192 + 0x40, second, sizeof(second));
+    memory_copy(code + 0x80, first, sizeof(first));
+    map(5, frame[1]);
+    for (int i = 0; i < 20; i++)
+        CHECK("the second frame's", run_kernel(page + 0x40).rax, 2);
+    map(5, frame[0]);
+    for (int i = 0; i < 20; i++)
+        CHECK("the first frame's", run_kernel(page + 0x40).rax, 1);
+    cr3_set(cr3_get());
+    struct context c = context_kernel(page);
+    for (int i = 0; i < 20; i++) {
+        c = context_kernel(page);
+        c.rdx = 1ul << 63;
+        world_long(&c);
+        CHECK("the jump is not reached", c.vector, GP);
+    }
+    /* A page 4 MiB on takes the place of the first one's entry in many TLBs. */
+    test_pd[2] = ADDRESS(other_pt) | 7;
+    other_pt[5] = ADDRESS(code) | 7;
+    CHECK("far page", run_kernel(page + 0x400000 + 0x80).rax, 1);
+    c = context_kernel(page);
+    c.rdx = ADDRESS(&test_pt[5]);
+    c.rsi = frame[1] | 7;
+    world_long(&c);
+    CHECK("one of the frames'", c.rax == 1 || c.rax == 2, 1);
+    for (int i = 0; i < 20; i++) {
+        map(5, frame[i & 1]);
+        c = context_kernel(page);
+        c.rdx = ADDRESS(&nothing);
+        world_long(&c);
+        CHECK("the own frame's", c.rax, i & 1 ? 2 : 1);
+    }
+    test_pd[2] = 0;
+}
+
 /* Code is copied, run and replaced many times over, as loaders and JITs do. */
 static void test_many(void)
 {
@@ -275,6 +325,7 @@ void guest_main(void)
     test_flags_needed();
     test_across();
     test_alias();
+    test_jump_remapped();
     test_many();
     test_neighbour();
     test_legacy();

@@ -1079,6 +1079,11 @@ static struct soft_block *next_block(struct soft_vcpu *c)
     return soft_translate_block(c, block) ? block : NULL;
 }
 
+static bool same_page(const struct soft_block *a, const struct soft_block *b)
+{
+    return (((uintptr_t)a->host ^ (uintptr_t)b->host) & ~(uintptr_t)0xfff) == 0;
+}
+
 void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
@@ -1101,7 +1106,8 @@ void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
             block = next_block(c);
             if (!block)
                 return;
-            if (t->flushes == flushes)
+            /* The page may have been exchanged since the jump's block was entered. */
+            if (t->flushes == flushes && same_page(link->from, block))
                 link_patch(t, link, block);
             break;
         default:
