@@ -68,6 +68,7 @@ struct cpu_config {
     unsigned vcpu_count;
     bool interpret_only;    /* soft: never translate (tests, lockstep) */
     bool translate_at_once; /* soft: translate even what runs once (tests) */
+    uint32_t code_bytes;    /* soft: room for translated code, 0: plenty (tests) */
 };
 
 struct cpu_vm; /* one engine's part of a VM */

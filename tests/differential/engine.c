@@ -144,7 +144,11 @@ static bool engine_build(struct engine *engine, bool interpret_only, struct erro
 {
     struct x86_cpuid_config cpu = {.model = "host", .vcpu_count = 1, .tsc_hz = 1000000000};
     struct cpu_config config = {
-        .vcpu_count = 1, .interpret_only = interpret_only, .translate_at_once = true};
+        .vcpu_count = 1,
+        .interpret_only = interpret_only,
+        .translate_at_once = true,
+        .code_bytes = 1u << 17, /* to be emptied often */
+    };
     int result = x86_cpuid_build(&cpu, &engine->cpuid, err);
 
     if (result == 0)

@@ -33,7 +33,6 @@
 #define CROSSINGS       256
 #define NOTES_MAX       64
 #define PAGES_SEEN_BITS 4096
-#define ARENA_BYTES     (UINT64_C(48) << 20)
 #define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
 
 struct code_page {
@@ -87,7 +86,7 @@ struct soft_cache {
     struct soft_block *hash[HASH_ENTRIES];
     struct page_entry *pages[PAGE_ENTRIES];
     uint8_t *arena;
-    uint64_t arena_used;
+    uint64_t arena_bytes, arena_used;
     struct crossing crossing[CROSSINGS];
 };
 
@@ -261,17 +260,12 @@ static void cache_clear(struct soft_vcpu *c)
     soft_code_forget_addresses(c);
 }
 
-void soft_code_clear(struct soft_vcpu *c)
-{
-    cache_clear(c);
-}
-
 void *soft_code_alloc(struct soft_vcpu *c, size_t bytes)
 {
     struct soft_cache *cache = c->cache;
     void *at = cache->arena + cache->arena_used;
 
-    if (cache->arena_used + bytes + 16 > ARENA_BYTES)
+    if (cache->arena_used + bytes + 16 > cache->arena_bytes)
         return NULL;
     cache->arena_used += (bytes + 15) & ~UINT64_C(15);
     return at;
@@ -380,6 +374,10 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
         soft_tlb_flush_writes(c);
         atomic_fetch_and(&c->request, ~SOFT_REQUEST_TLB);
     }
+    if (requests & SOFT_REQUEST_CLEAR) {
+        cache_clear(c);
+        atomic_fetch_and(&c->request, ~SOFT_REQUEST_CLEAR);
+    }
     if (!(requests & SOFT_REQUEST_INVALIDATE))
         return;
     code_lock(c);
@@ -463,7 +461,8 @@ int soft_cache_new(struct soft_vcpu *c)
         free(cache);
         return -EIO;
     }
-    arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
+    cache->arena_bytes = c->vm->code_bytes / 4 * 3;
+    arena = mmap(NULL, cache->arena_bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED) {
         free(cache);
@@ -480,7 +479,7 @@ void soft_cache_free(struct soft_vcpu *c)
 {
     if (!c->cache)
         return;
-    munmap(c->cache->arena, ARENA_BYTES);
+    munmap(c->cache->arena, c->cache->arena_bytes);
     free(c->cache);
     c->cache = NULL;
 }
@@ -835,7 +834,7 @@ static struct soft_block *block_alloc(struct soft_vcpu *c)
     struct soft_cache *cache = c->cache;
 
     /* block_keep() may put a page_entry behind the block. */
-    if (cache->arena_used + BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32 > ARENA_BYTES)
+    if (cache->arena_used + BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32 > cache->arena_bytes)
         cache_clear(c);
     return (struct soft_block *)(void *)(cache->arena + cache->arena_used);
 }

@@ -59,8 +59,6 @@ void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 /* Requests of other vCPUs and of devices: SOFT_REQUEST_INVALIDATE and SOFT_REQUEST_TLB. */
 void soft_code_serve(struct soft_vcpu *c, uint32_t requests);
 
-/* Drops all blocks and translations of this vCPU. */
-void soft_code_clear(struct soft_vcpu *c);
 /* Memory that lives as long as blocks do; NULL: none is left. */
 void *soft_code_alloc(struct soft_vcpu *c, size_t bytes);
 /* Whether c->rip lies on a global page; false where that is not known. */

@@ -26,10 +26,13 @@
 #endif
 
 /* How often a block is interpreted before it is worth translating. */
-#define HEAT_ENOUGH 6
+#define HEAT_ENOUGH    6
 
-#define DR7_ENABLED UINT64_C(0xff)
-#define PAUSES_MAX  256
+#define CODE_BYTES     ((size_t)64 << 20)
+#define CODE_BYTES_MIN ((size_t)128 << 10)
+
+#define DR7_ENABLED    UINT64_C(0xff)
+#define PAUSES_MAX     256
 
 struct cpu_vm {
     struct soft_vm soft;
@@ -275,7 +278,7 @@ static void requests_serve(struct soft_vcpu *c)
 {
     uint32_t request = atomic_load(&c->request);
 
-    if (request & (SOFT_REQUEST_INVALIDATE | SOFT_REQUEST_TLB))
+    if (request & (SOFT_REQUEST_INVALIDATE | SOFT_REQUEST_TLB | SOFT_REQUEST_CLEAR))
         soft_code_serve(c, request);
     if (request & SOFT_REQUEST_KICK) {
         atomic_fetch_and(&c->request, ~SOFT_REQUEST_KICK);
@@ -430,6 +433,9 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
     vm->soft.has_wrgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
     vm->soft.translate = !config->interpret_only;
     vm->soft.translate_after = config->translate_at_once ? 0 : HEAT_ENOUGH;
+    vm->soft.code_bytes = config->code_bytes ? config->code_bytes : CODE_BYTES;
+    if (vm->soft.code_bytes < CODE_BYTES_MIN)
+        vm->soft.code_bytes = CODE_BYTES_MIN;
     pthread_mutex_init(&vm->soft.split_lock, NULL);
     vm->soft.vcpu = calloc(config->vcpu_count, sizeof(struct soft_vcpu *));
     if (vm->soft.vcpu)
@@ -474,6 +480,7 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
         return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
     c = &vcpu->soft;
     c->index = index;
+    c->vm = &vm->soft;
     c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);
     c->large = calloc(1, sizeof *c->large);
     if (!c->tlb || !c->large || soft_cache_new(c) != 0) {
@@ -482,7 +489,6 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
     }
     for (unsigned i = 0; i < SOFT_PRIVILEGES; i++)
         soft_tlb_init(&c->tlb[i]);
-    c->vm = &vm->soft;
     c->idle_op.insn.segment = X86_DS;
     if (vm->soft.translate && soft_translator_new(c) != 0) {
         soft_vcpu_free(vcpu);

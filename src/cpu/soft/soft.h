@@ -108,6 +108,7 @@ _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction
 #define SOFT_REQUEST_NMI        0x04u
 #define SOFT_REQUEST_INVALIDATE 0x08u /* code pages in soft_vm.invalidations have changed */
 #define SOFT_REQUEST_TLB        0x10u /* write entries of pages that became code must go */
+#define SOFT_REQUEST_CLEAR      0x20u /* this vCPU's own: the caches of code are full */
 
 /* Where translated code lies, by the low 16 bits of rip. */
 struct soft_lookup {
@@ -223,6 +224,7 @@ struct soft_vm {
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;
     uint8_t translate_after; /* interpretations of a block before it is translated */
+    size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;
     struct soft_code *code;     /* which pages hold decoded code, see code.c */
     pthread_mutex_t split_lock; /* held for locked accesses that cross a page */

@@ -27,8 +27,6 @@
 #include "cpu/x86/vector.h"
 
 #define BLOCK_CODE_MAX 16384
-#define LINKS_MAX      400000
-#define SITES_MAX      1000000
 #define FLAGS_ALL      ((uint16_t)X86_RFLAGS_ARITH)
 #define LOOK_AHEAD     8
 #define LOOK_BYTES     32
@@ -870,8 +868,8 @@ static void block_emit(struct translation *tr)
 
 static bool room_left(const struct soft_translator *t)
 {
-    return t->used + BLOCK_CODE_MAX <= CACHE_BYTES && t->link_count + 4 <= LINKS_MAX &&
-           t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= SITES_MAX;
+    return t->used + BLOCK_CODE_MAX <= t->bytes && t->link_count + 4 <= t->links_max &&
+           t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= t->sites_max;
 }
 
 static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
@@ -881,7 +879,7 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
 
     block->resume = soft_code_alloc(c, block->count * sizeof *block->resume);
     if (!block->resume) {
-        soft_code_clear(c);
+        atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
         return false;
     }
     tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
@@ -907,8 +905,9 @@ bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
         block->heat++;
         return false;
     }
+    /* The caller runs this block once more: it must stay until then. */
     if (!room_left(t)) {
-        soft_code_clear(c);
+        atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
         return false;
     }
     return block_translate(c, block);
@@ -923,9 +922,9 @@ static int cache_map(struct soft_translator *t)
 
     if (fd < 0)
         return -errno;
-    if (ftruncate(fd, (off_t)CACHE_BYTES) == 0) {
-        t->write = mmap(NULL, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        t->execute = mmap(NULL, CACHE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (ftruncate(fd, (off_t)t->bytes) == 0) {
+        t->write = mmap(NULL, t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        t->execute = mmap(NULL, t->bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
         if (t->write != MAP_FAILED && t->execute != MAP_FAILED)
             result = 0;
     }
@@ -941,8 +940,12 @@ int soft_translator_new(struct soft_vcpu *c)
     if (!t)
         return -ENOMEM;
     t->wide = (c->vm->cpuid->xcr0_allowed & X86_XCR0_AVX512) != 0;
-    t->links = malloc(LINKS_MAX * sizeof *t->links);
-    t->sites = malloc(SITES_MAX * sizeof *t->sites);
+    /* Blocks differ, but on the average need less of these than of code. */
+    t->bytes = c->vm->code_bytes;
+    t->links_max = (uint32_t)(t->bytes / 160);
+    t->sites_max = (uint32_t)(t->bytes / 64);
+    t->links = malloc(t->links_max * sizeof *t->links);
+    t->sites = malloc(t->sites_max * sizeof *t->sites);
     result = t->links && t->sites ? cache_map(t) : -ENOMEM;
     if (result == 0 && !soft_fixed_emit(t))
         result = -ENOSPC;
@@ -961,9 +964,9 @@ void soft_translator_free(struct soft_vcpu *c)
     if (!t)
         return;
     if (t->write && t->write != MAP_FAILED)
-        munmap(t->write, CACHE_BYTES);
+        munmap(t->write, t->bytes);
     if (t->execute && t->execute != MAP_FAILED)
-        munmap(t->execute, CACHE_BYTES);
+        munmap(t->execute, t->bytes);
     free(t->links);
     free(t->sites);
     free(t);

@@ -5,7 +5,6 @@
 #include "cpu/soft/emit.h"
 #include "cpu/soft/translate.h"
 
-#define CACHE_BYTES     ((size_t)64 << 20)
 #define FIXED_BYTES_MAX 32768
 
 enum exit_kind { EXIT_RIP, EXIT_LINK, EXIT_OP };
@@ -36,11 +35,11 @@ struct fixed {
 
 struct soft_translator {
     uint8_t *write, *execute;
-    size_t used, fixed_bytes;
+    size_t bytes, used, fixed_bytes;
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
-    uint32_t link_count, site_count;
+    uint32_t links_max, sites_max, link_count, site_count;
     uint64_t flushes;
     bool wide; /* the guest has AVX-512 registers */
 };
