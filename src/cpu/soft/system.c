@@ -632,6 +632,14 @@ static void fence(struct soft_vcpu *c, const struct soft_op *op)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
+/* The translator's non-temporal stores are the host's. */
+static void store_fence(struct soft_vcpu *c, const struct soft_op *op)
+{
+    (void)c;
+    (void)op;
+    __asm__ volatile("sfence" : : : "memory");
+}
+
 static void clflush(struct soft_vcpu *c, const struct soft_op *op)
 {
     const struct x86_insn *insn = &op->insn;
@@ -704,7 +712,7 @@ soft_handler *soft_system_handler(const struct x86_insn *insn)
         [X86_OP_INVLPG] = invlpg,       [X86_OP_INVPCID] = invpcid,
         [X86_OP_INVD] = cpl0_only,      [X86_OP_WBINVD] = cpl0_only,
         [X86_OP_NOP] = nothing,         [X86_OP_PREFETCH] = nothing,
-        [X86_OP_LFENCE] = nothing,      [X86_OP_SFENCE] = nothing,
+        [X86_OP_LFENCE] = nothing,      [X86_OP_SFENCE] = store_fence,
         [X86_OP_MFENCE] = fence,        [X86_OP_CLFLUSH] = clflush,
         [X86_OP_SERIALIZE] = serialize, [X86_OP_CLAC] = smap_flag,
         [X86_OP_STAC] = smap_flag,      [X86_OP_HLT] = hlt,
