@@ -9,11 +9,12 @@
 
 #define SOFT_BLOCK_OPS_MAX 48
 
-/* A run of instructions on one page, entered only at its first. */
+/* Bytes of a page: offsets, `to` excluded. */
 struct soft_range {
     uint16_t from, to;
 };
 
+/* A run of instructions on one page, entered only at its first. */
 struct soft_block {
     const uint8_t *host; /* of its first byte: its identity, with `mode` */
     struct soft_block *hash_next;

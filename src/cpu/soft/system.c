@@ -86,6 +86,8 @@ static void cr3_write(struct soft_vcpu *c, uint64_t value)
         soft_raise_code(c, X86_GP, 0);
     c->cr3 = value;
     soft_tlb_flush_local(c);
+    /* A serializing instruction; Linux' membarrier(2) relies on it. */
+    atomic_thread_fence(memory_order_seq_cst);
 }
 
 static uint64_t cr4_allowed(const struct soft_vcpu *c)

@@ -1,6 +1,8 @@
-/* What translate.c and translate_fixed.c share. Only those two include it. */
+/* What translate*.c share. Only they include it. */
 #ifndef FREEHOLD_CPU_SOFT_TRANSLATE_INTERNAL_H
 #define FREEHOLD_CPU_SOFT_TRANSLATE_INTERNAL_H
+
+#include <stddef.h>
 
 #include "cpu/soft/emit.h"
 #include "cpu/soft/translate.h"
@@ -43,6 +45,17 @@ struct soft_translator {
     uint64_t flushes;
     bool wide; /* the guest has AVX-512 registers */
 };
+
+/* The cache is mapped twice: one place in either view from its place in the other. */
+static inline uint8_t *to_execute(const struct soft_translator *t, const uint8_t *write)
+{
+    return t->execute + (write - t->write);
+}
+
+static inline uint8_t *to_write(const struct soft_translator *t, const uint8_t *execute)
+{
+    return t->write + (execute - t->execute);
+}
 
 /* Fills the beginning of the cache and t->fixed. */
 MUST_CHECK bool soft_fixed_emit(struct soft_translator *t);
