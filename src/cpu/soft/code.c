@@ -427,7 +427,7 @@ static void page_mark(struct soft_vcpu *c, uint64_t gpa)
     if (!fresh)
         return;
     mem_code_mark(c->vm->mem, gpa);
-    atomic_thread_fence(memory_order_seq_cst);
+    memory_fence();
     writers_stop(c);
 }
 

@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/fence.h"
 #include "cpu/cpu.h"
 #include "cpu/x86/decode.h"
 #include "cpu/x86/state.h"

@@ -87,7 +87,7 @@ static void cr3_write(struct soft_vcpu *c, uint64_t value)
     c->cr3 = value;
     soft_tlb_flush_local(c);
     /* A serializing instruction; Linux' membarrier(2) relies on it. */
-    atomic_thread_fence(memory_order_seq_cst);
+    memory_fence();
 }
 
 static uint64_t cr4_allowed(const struct soft_vcpu *c)
@@ -631,7 +631,7 @@ static void fence(struct soft_vcpu *c, const struct soft_op *op)
 {
     (void)c;
     (void)op;
-    atomic_thread_fence(memory_order_seq_cst);
+    memory_fence();
 }
 
 /* The translator's non-temporal stores are the host's. */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "base/fence.h"
 #include "dev/virtio/spec.h"
 
 struct descriptor {
@@ -424,7 +425,7 @@ bool virtq_interrupt_wanted(struct virtq *queue)
     bool wanted;
 
     /* What we pushed must be visible before we look whether the driver sleeps (2.7.10.1). */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memory_fence();
     wanted = queue->packed ? packed_interrupt_wanted(queue) : split_interrupt_wanted(queue);
     queue->signalled = queue->used_next;
     queue->signalled_wrap = queue->used_wrap;
@@ -465,7 +466,7 @@ static void virtq_notify_set(struct virtq *queue, bool wanted)
 bool virtq_notify_enable(struct virtq *queue)
 {
     virtq_notify_set(queue, true);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memory_fence();
     return virtq_available(queue);
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/endian.h"
+#include "base/fence.h"
 
 #define WAIT_NS (5 * NS_PER_SECOND)
 
@@ -121,16 +122,16 @@ uint16_t guest_load16(struct guest *guest, uint64_t gpa)
 
     if (mem_read(guest->mem, gpa, &value, sizeof value) < 0)
         return 0xdead;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memory_fence();
     return value;
 }
 
 void guest_store16(struct guest *guest, uint64_t gpa, uint16_t value)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memory_fence();
     if (mem_write(guest->mem, gpa, &value, sizeof value) < 0)
         return;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    memory_fence();
 }
 
 /* ---- a device ---- */

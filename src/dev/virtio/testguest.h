@@ -36,6 +36,18 @@ struct guest {
     bool intx[4];                  /* atomic: the lines */
 };
 
+/* Whether INTx `line` is asserted. */
+static inline bool guest_line(const struct guest *guest, unsigned line)
+{
+    return __atomic_load_n(&guest->intx[line], __ATOMIC_SEQ_CST);
+}
+
+/* How many messages with this data have come. */
+static inline unsigned guest_messages(const struct guest *guest, unsigned data)
+{
+    return __atomic_load_n(&guest->msi[data], __ATOMIC_SEQ_CST);
+}
+
 /* 0, or a negative errno; the I/O thread runs afterwards. */
 MUST_CHECK int guest_new(struct guest *guest);
 void guest_free(struct guest *guest);

@@ -129,7 +129,7 @@ static void disk_rounds(struct test *t, uint64_t features, uint16_t size)
     disk_start(t, &d, features, size);
     for (unsigned round = 0; round < 100 && !t->bad_checks; round++)
         disk_round(t, &d, round);
-    CHECK(t, d.guest.msi[0] > 0);
+    CHECK(t, guest_messages(&d.guest, 0) > 0);
     disk_guest_free(&d);
 }
 
@@ -157,11 +157,11 @@ static void test_blk_no_event_idx(struct test *t)
     disk_start(t, &d, SPLIT, 8);
     guest_store16(&d.guest, d.ring.driver, 1); /* no interrupts, please */
     disk_round(t, &d, 1);
-    CHECK_EQ(t, d.guest.msi[0], 0);
+    CHECK_EQ(t, guest_messages(&d.guest, 0), 0);
     guest_store16(&d.guest, d.ring.driver, 0);
     disk_round(t, &d, 2);
     guest_sleep_ms(20);
-    CHECK_EQ(t, d.guest.msi[0], 3);
+    CHECK_EQ(t, guest_messages(&d.guest, 0), 3);
     disk_guest_free(&d);
 }
 
@@ -178,15 +178,15 @@ static void test_blk_event_idx(struct test *t)
     guest_store16(&d.guest, used_event, 0);
     CHECK_EQ(t, disk_request(&d, 4, 0, NULL), 0);
     guest_sleep_ms(20);
-    CHECK_EQ(t, d.guest.msi[0], 1);
+    CHECK_EQ(t, guest_messages(&d.guest, 0), 1);
     guest_store16(&d.guest, used_event, 3); /* the fourth */
     CHECK_EQ(t, disk_request(&d, 4, 0, NULL), 0);
     CHECK_EQ(t, disk_request(&d, 4, 0, NULL), 0);
     guest_sleep_ms(20);
-    CHECK_EQ(t, d.guest.msi[0], 1);
+    CHECK_EQ(t, guest_messages(&d.guest, 0), 1);
     CHECK_EQ(t, disk_request(&d, 4, 0, NULL), 0);
     guest_sleep_ms(20);
-    CHECK_EQ(t, d.guest.msi[0], 2);
+    CHECK_EQ(t, guest_messages(&d.guest, 0), 2);
     disk_guest_free(&d);
 }
 
@@ -314,7 +314,7 @@ static void test_blk_many_queues(struct test *t)
     d.ring = second;
     disk_round(t, &d, 2);
     guest_sleep_ms(10);
-    CHECK_EQ(t, d.guest.msi[3], 3);
+    CHECK_EQ(t, guest_messages(&d.guest, 3), 3);
     disk_guest_free(&d);
 }
 
@@ -349,11 +349,11 @@ static void test_intx(struct test *t)
     guest_driver_ok(&d.device);
     CHECK_EQ(t, disk_request(&d, 4, 0, NULL), 0);
     guest_sleep_ms(20);
-    CHECK(t, d.guest.intx[1]); /* INTA of slot 1 is line 1 */
+    CHECK(t, guest_line(&d.guest, 1)); /* INTA of slot 1 is line 1 */
     CHECK_EQ(t, pci_config_read(d.guest.root, 1 << 3, PCI_STATUS, 2) & PCI_STATUS_INTX,
              PCI_STATUS_INTX);
     CHECK_EQ(t, guest_read(&d.device, d.device.isr, 1), 1);
-    CHECK(t, !d.guest.intx[1]);
+    CHECK(t, !guest_line(&d.guest, 1));
     CHECK_EQ(t, guest_read(&d.device, d.device.isr, 1), 0);
     disk_guest_free(&d);
 }
@@ -752,7 +752,7 @@ static void net_receives(struct test *t, uint64_t features)
     CHECK_EQ(t, guest_load16(&n.guest, DATA + 10), 2);
     CHECK_EQ(t, mem_read(n.guest.mem, DATA + 12, got, sizeof got), 0);
     CHECK_MEM(t, got, frame, sizeof frame);
-    CHECK(t, n.guest.msi[0] > 0);
+    CHECK(t, guest_messages(&n.guest, 0) > 0);
     guest_free(&n.guest);
 }
 
@@ -865,7 +865,7 @@ static void test_net_link(struct test *t)
     n.fake.port.user->link(n.fake.port.user_opaque, false);
     CHECK_EQ(t, guest_read(&n.device, n.device.config + 6, 2), 0);
     CHECK_EQ(t, guest_read(&n.device, n.device.common + 0x15, 1), 1);
-    CHECK_EQ(t, n.guest.msi[3], 1);
+    CHECK_EQ(t, guest_messages(&n.guest, 3), 1);
     guest_free(&n.guest);
 }
 
