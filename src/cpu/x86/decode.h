@@ -16,6 +16,8 @@
 
 /* The operation, one name for all encodings of it. VECTOR covers MMX, SSE, AVX and AVX-512 (see
  * vector.h), X87 the escapes D8 to DF. */
+/* clang-format never settles on this list. */
+/* clang-format off */
 #define X86_OPS(X)                                                                                       \
     X(INVALID)                                                                                           \
     X(ADD)                                                                                               \
@@ -63,6 +65,7 @@
                                                                                         FWAIT)           \
                                                                                         X(X87) X(        \
                                                                                             VECTOR)
+/* clang-format on */
 
 enum x86_op {
 #define X86_OP_ENUM(name) X86_OP_##name,
