@@ -18,53 +18,27 @@
  * vector.h), X87 the escapes D8 to DF. */
 /* clang-format never settles on this list. */
 /* clang-format off */
-#define X86_OPS(X)                                                                                       \
-    X(INVALID)                                                                                           \
-    X(ADD)                                                                                               \
-    X(OR) X(ADC) X(SBB) X(AND) X(SUB) X(XOR) X(CMP) X(TEST) X(INC) X(DEC) X(NOT) X(NEG) X(MUL) X(        \
-        IMUL1) X(IMUL2) X(IMUL3) X(DIV) X(IDIV) X(ROL) X(ROR) X(RCL) X(RCR) X(SHL) X(SHR) X(SAR)         \
-        X(SHLD) X(SHRD) X(BT) X(BTS) X(BTR) X(BTC) X(BSF) X(BSR) X(TZCNT) X(LZCNT) X(POPCNT) X(          \
-            BSWAP) X(MOVBE) X(CRC32) X(XADD) X(CMPXCHG) X(CMPXCHG8B) X(XCHG) X(MOV) X(MOVZX8)            \
-            X(MOVZX16) X(MOVSX8) X(MOVSX16) X(MOVSXD) X(LEA) X(CMOV) X(SETCC) X(PUSH) X(POP) X(          \
-                PUSHA) X(POPA) X(PUSHF) X(POPF) X(LAHF) X(SAHF) X(CBW) X(CWD)                            \
-                X(ENTER) X(LEAVE) X(XLAT) X(DAA) X(DAS) X(AAA) X(AAS) X(AAM) X(AAD) X(SALC) X(           \
-                    BOUND) X(ARPL) X(INTO) X(INT3)                                                       \
-                    X(INT) X(INT1) X(IRET) X(CALL) X(CALL_IND) X(CALL_FAR) X(CALL_FAR_IND) X(            \
-                        JMP) X(JMP_IND) X(JMP_FAR) X(JMP_FAR_IND)                                        \
-                        X(RET) X(RETF) X(JCC) X(LOOP) X(LOOPE) X(                                        \
-                            LOOPNE) X(JCXZ) X(MOVS) X(CMPS) X(STOS) X(LODS) X(SCAS) X(INS) X(OUTS) X(IN) \
-                            X(OUT) X(CLI) X(STI) X(                                                      \
-                                CLC) X(STC) X(CMC) X(CLD) X(STD)                                         \
-                                X(HLT) X(NOP) X(PAUSE) X(MOV_FROM_SEG) X(MOV_TO_SEG) X(PUSH_SEG) X(      \
-                                    POP_SEG) X(LOAD_FAR) X(SGDT) X(SIDT) X(LGDT) X(LIDT) X(SLDT)         \
-                                    X(STR) X(LLDT) X(LTR) X(VERR) X(VERW) X(LAR) X(                      \
-                                        LSL) X(SMSW) X(LMSW) X(CLTS) X(INVLPG) X(INVPCID) X(INVD)        \
-                                        X(WBINVD) X(SYSCALL) X(SYSRET) X(SYSENTER) X(SYSEXIT) X(         \
-                                            SWAPGS) X(RDTSC) X(RDTSCP) X(RDPMC) X(RDMSR)                 \
-                                            X(WRMSR) X(CPUID) X(MOV_FROM_CR) X(MOV_TO_CR) X(             \
-                                                MOV_FROM_DR)                                             \
-                                                X(MOV_TO_DR) X(XGETBV) X(XSETBV) X(FXSAVE) X(FXRSTOR) X( \
-                                                    XSAVE) X(XRSTOR) X(XSAVEOPT) X(XSAVEC) X(LDMXCSR)    \
-                                                    X(STMXCSR) X(LFENCE) X(MFENCE) X(SFENCE) X(          \
-                                                        CLFLUSH) X(PREFETCH) X(RDRAND) X(RDSEED)         \
-                                                        X(RDPID) X(RDFSBASE) X(RDGSBASE) X(              \
-                                                            WRFSBASE) X(WRGSBASE)                        \
-                                                            X(UD) X(                                     \
-                                                                VMCALL) X(CLAC) X(STAC) X(SERIALIZE)     \
-                                                                X(MOVNTI) X(ADCX) X(ADOX) X(ANDN) X(     \
-                                                                    BEXTR) X(BLSR)                       \
-                                                                    X(BLSMSK) X(BLSI) X(BZHI) X(         \
-                                                                        MULX) X(PDEP)                    \
-                                                                        X(                               \
-                                                                            PEXT) X(RORX)                \
-                                                                            X(                           \
-                                                                                SARX) X(SHLX)            \
-                                                                                X(                       \
-                                                                                    SHRX) X(MONITOR)     \
-                                                                                    X(MWAIT) X(          \
-                                                                                        FWAIT)           \
-                                                                                        X(X87) X(        \
-                                                                                            VECTOR)
+#define X86_OPS(X)                                                                                 \
+    X(INVALID) X(ADD) X(OR) X(ADC) X(SBB) X(AND) X(SUB) X(XOR) X(CMP) X(TEST) X(INC) X(DEC)        \
+    X(NOT) X(NEG) X(MUL) X(IMUL1) X(IMUL2) X(IMUL3) X(DIV) X(IDIV) X(ROL) X(ROR) X(RCL) X(RCR)     \
+    X(SHL) X(SHR) X(SAR) X(SHLD) X(SHRD) X(BT) X(BTS) X(BTR) X(BTC) X(BSF) X(BSR) X(TZCNT)         \
+    X(LZCNT) X(POPCNT) X(BSWAP) X(MOVBE) X(CRC32) X(XADD) X(CMPXCHG) X(CMPXCHG8B) X(XCHG) X(MOV)   \
+    X(MOVZX8) X(MOVZX16) X(MOVSX8) X(MOVSX16) X(MOVSXD) X(LEA) X(CMOV) X(SETCC) X(PUSH) X(POP)     \
+    X(PUSHA) X(POPA) X(PUSHF) X(POPF) X(LAHF) X(SAHF) X(CBW) X(CWD) X(ENTER) X(LEAVE) X(XLAT)      \
+    X(DAA) X(DAS) X(AAA) X(AAS) X(AAM) X(AAD) X(SALC) X(BOUND) X(ARPL) X(INTO) X(INT3) X(INT)      \
+    X(INT1) X(IRET) X(CALL) X(CALL_IND) X(CALL_FAR) X(CALL_FAR_IND) X(JMP) X(JMP_IND) X(JMP_FAR)   \
+    X(JMP_FAR_IND) X(RET) X(RETF) X(JCC) X(LOOP) X(LOOPE) X(LOOPNE) X(JCXZ) X(MOVS) X(CMPS)        \
+    X(STOS) X(LODS) X(SCAS) X(INS) X(OUTS) X(IN) X(OUT) X(CLI) X(STI) X(CLC) X(STC) X(CMC) X(CLD)  \
+    X(STD) X(HLT) X(NOP) X(PAUSE) X(MOV_FROM_SEG) X(MOV_TO_SEG) X(PUSH_SEG) X(POP_SEG)             \
+    X(LOAD_FAR) X(SGDT) X(SIDT) X(LGDT) X(LIDT) X(SLDT) X(STR) X(LLDT) X(LTR) X(VERR) X(VERW)      \
+    X(LAR) X(LSL) X(SMSW) X(LMSW) X(CLTS) X(INVLPG) X(INVPCID) X(INVD) X(WBINVD) X(SYSCALL)        \
+    X(SYSRET) X(SYSENTER) X(SYSEXIT) X(SWAPGS) X(RDTSC) X(RDTSCP) X(RDPMC) X(RDMSR) X(WRMSR)       \
+    X(CPUID) X(MOV_FROM_CR) X(MOV_TO_CR) X(MOV_FROM_DR) X(MOV_TO_DR) X(XGETBV) X(XSETBV)           \
+    X(FXSAVE) X(FXRSTOR) X(XSAVE) X(XRSTOR) X(XSAVEOPT) X(XSAVEC) X(LDMXCSR) X(STMXCSR) X(LFENCE)  \
+    X(MFENCE) X(SFENCE) X(CLFLUSH) X(PREFETCH) X(RDRAND) X(RDSEED) X(RDPID) X(RDFSBASE)            \
+    X(RDGSBASE) X(WRFSBASE) X(WRGSBASE) X(UD) X(VMCALL) X(CLAC) X(STAC) X(SERIALIZE) X(MOVNTI)     \
+    X(ADCX) X(ADOX) X(ANDN) X(BEXTR) X(BLSR) X(BLSMSK) X(BLSI) X(BZHI) X(MULX) X(PDEP) X(PEXT)     \
+    X(RORX) X(SARX) X(SHLX) X(SHRX) X(MONITOR) X(MWAIT) X(FWAIT) X(X87) X(VECTOR)
 /* clang-format on */
 
 enum x86_op {
