@@ -32,7 +32,6 @@
 #define CODE_BYTES_MIN ((size_t)128 << 10)
 
 #define DR7_ENABLED    UINT64_C(0xff)
-#define PAUSES_MAX     256
 
 struct cpu_vm {
     struct soft_vm soft;
@@ -415,7 +414,6 @@ static void soft_vm_free(struct cpu_vm *vm)
         return;
     soft_vector_fini(&vm->soft);
     soft_code_free(&vm->soft);
-    pthread_mutex_destroy(&vm->soft.split_lock);
     free(vm->soft.vcpu);
     free(vm);
 }
@@ -436,7 +434,6 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
     vm->soft.code_bytes = config->code_bytes ? config->code_bytes : CODE_BYTES;
     if (vm->soft.code_bytes < CODE_BYTES_MIN)
         vm->soft.code_bytes = CODE_BYTES_MIN;
-    pthread_mutex_init(&vm->soft.split_lock, NULL);
     vm->soft.vcpu = calloc(config->vcpu_count, sizeof(struct soft_vcpu *));
     if (vm->soft.vcpu)
         result = soft_code_new(config->mem, &vm->soft);

@@ -204,7 +204,7 @@ struct soft_vcpu {
     struct soft_translator *translator;
     struct soft_tlb *tlb_now; /* &tlb[privilege] */
     uint64_t code_page;       /* linear address of the page that translated code runs on */
-    uint64_t saved_rax, saved_rcx, host_rsp;
+    uint64_t saved_rax, saved_rcx;
     uint64_t exit_value; /* of the last exit to C: rip, link or site */
     uint32_t exit_kind;
     uint32_t exit_site;     /* the last indirect branch, should its target be no address */
@@ -227,9 +227,8 @@ struct soft_vm {
     uint8_t translate_after; /* interpretations of a block before it is translated */
     size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;
-    struct soft_code *code;     /* which pages hold decoded code, see code.c */
-    pthread_mutex_t split_lock; /* held for locked accesses that cross a page */
-    void *stubs;                /* vector.c: the stub buffer, shared by all vCPUs */
+    struct soft_code *code; /* which pages hold decoded code, see code.c */
+    void *stubs;            /* vector.c: the stub buffer, shared by all vCPUs */
 };
 
 /* -- faults and exits (run.c) -- */
