@@ -164,7 +164,7 @@ void soft_target_check(struct soft_vcpu *c, const struct x86_segment *cs, uint64
     bool good;
 
     if (c->long_mode && (cs->attributes & X86_SEG_L))
-        good = soft_is_canonical(c, rip);
+        good = soft_is_canonical(rip);
     else
         good = rip <= cs->limit;
     if (!good)
@@ -221,7 +221,7 @@ static uint64_t stack_address(struct soft_vcpu *c, const struct soft_stack *stac
                               unsigned size)
 {
     if (stack->flat) {
-        if (!soft_is_canonical(c, offset) || !soft_is_canonical(c, offset + size - 1))
+        if (!soft_is_canonical(offset) || !soft_is_canonical(offset + size - 1))
             soft_raise_code(c, X86_SSV, stack->code);
         return offset;
     }

@@ -88,13 +88,6 @@ static inline bool soft_attributes_are_writable(unsigned attributes)
            (X86_SEG_S | SOFT_SEG_WRITABLE);
 }
 
-static inline bool soft_is_canonical(const struct soft_vcpu *c, uint64_t address)
-{
-    unsigned shift = c->cr4 & X86_CR4_LA57 ? 7 : 16;
-
-    return (uint64_t)((int64_t)(address << shift) >> shift) == address;
-}
-
 /* An error code that names a selector. */
 _Noreturn void soft_selector_fault(struct soft_vcpu *c, uint8_t vector, uint16_t selector,
                                    uint32_t ext);

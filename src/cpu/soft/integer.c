@@ -7,12 +7,6 @@
  */
 #include "cpu/soft/integer.h"
 
-static inline void require_feature(struct soft_vcpu *c, enum x86_feature feature)
-{
-    if (!c->vm->cpuid->feature[feature])
-        soft_raise(c, X86_UD);
-}
-
 static inline uint8_t *byte_register(struct soft_vcpu *c, const struct x86_insn *insn,
                                      unsigned number)
 {
@@ -114,7 +108,7 @@ static uint64_t rm_sized(struct soft_vcpu *c, const struct soft_op *op)
 static uint64_t branch_target(struct soft_vcpu *c, const struct soft_op *op, uint64_t target)
 {
     if (c->code_size == X86_CODE_64) {
-        if ((uint64_t)((int64_t)(target << 16) >> 16) != target)
+        if (!soft_is_canonical(target))
             soft_raise_code(c, X86_GP, 0);
         return target;
     }
@@ -349,7 +343,7 @@ static void lahf_sahf(struct soft_vcpu *c, const struct soft_op *op)
     uint8_t *ah = (uint8_t *)c->gpr + 1;
 
     if (c->code_size == X86_CODE_64)
-        require_feature(c, X86_FEATURE_LAHF);
+        soft_require_feature(c, X86_FEATURE_LAHF);
     if (op->insn.op == X86_OP_LAHF)
         *ah = (uint8_t)(c->arith >> 8) | 2;
     else
@@ -465,7 +459,7 @@ static void cmpxchg16b(struct soft_vcpu *c, const struct soft_op *op)
     void *d;
     bool same;
 
-    require_feature(c, X86_FEATURE_CX16);
+    soft_require_feature(c, X86_FEATURE_CX16);
     linear = soft_operand(c, op, 16, SOFT_WRITE);
     if (linear & 15)
         soft_raise_code(c, X86_GP, 0);
@@ -486,7 +480,7 @@ static void crc32(struct soft_vcpu *c, const struct soft_op *op)
 {
     uint64_t crc = c->gpr[op->insn.reg], s;
 
-    require_feature(c, X86_FEATURE_SSE42);
+    soft_require_feature(c, X86_FEATURE_SSE42);
     s = rm_sized(c, op);
     switch (op->insn.operand_size) {
     case 1:
@@ -586,7 +580,7 @@ static void salc(struct soft_vcpu *c, const struct soft_op *op)
 
 static void require_vex(struct soft_vcpu *c, enum x86_feature feature)
 {
-    require_feature(c, feature);
+    soft_require_feature(c, feature);
     if (soft_is_real(c) || soft_is_v86(c))
         soft_raise(c, X86_UD);
 }
@@ -674,7 +668,7 @@ static void adx(struct soft_vcpu *c, const struct soft_op *op)
     unsigned __int128 sum;
     uint64_t m;
 
-    require_feature(c, X86_FEATURE_ADX);
+    soft_require_feature(c, X86_FEATURE_ADX);
     m = rm_sized(c, op);
     sum = c->arith & flag ? 1 : 0;
     if (op->insn.operand_size == 8) {
@@ -790,7 +784,7 @@ static void popcnt(struct soft_vcpu *c, const struct soft_op *op)
 {
     static soft_handler *const counts[4] = BY_SIZE3(popcnt_reg_rm);
 
-    require_feature(c, X86_FEATURE_POPCNT);
+    soft_require_feature(c, X86_FEATURE_POPCNT);
     counts[size_index(&op->insn)](c, op);
 }
 

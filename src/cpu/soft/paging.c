@@ -330,11 +330,6 @@ static bool large_seen(const struct soft_vcpu *c, uint64_t linear)
     return false;
 }
 
-static bool is_canonical(uint64_t linear)
-{
-    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
-}
-
 void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request,
                     struct soft_target *target)
 {
@@ -342,7 +337,7 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
     uint64_t linear = request->linear;
     bool rom = false;
 
-    if (c->long_mode && !is_canonical(linear)) {
+    if (c->long_mode && !soft_is_canonical(linear)) {
         if (request->access != SOFT_FETCH && c->op->insn.segment == X86_SS && c->op->insn.memory)
             soft_raise_code(c, X86_SSV, 0);
         soft_raise_code(c, X86_GP, 0);

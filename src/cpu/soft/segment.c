@@ -40,7 +40,7 @@ static uint64_t linear_long(struct soft_vcpu *c, unsigned segment, uint64_t offs
 {
     if (segment >= X86_FS)
         offset += c->seg[segment].base;
-    if (!soft_is_canonical(c, offset) || !soft_is_canonical(c, offset + size - 1))
+    if (!soft_is_canonical(offset) || !soft_is_canonical(offset + size - 1))
         segment_violation(c, segment);
     return offset;
 }

@@ -157,7 +157,7 @@ static struct x86_segment system_segment(struct soft_vcpu *c, const struct soft_
 
     if (c->long_mode) {
         segment.base |= system_base_upper(c, d);
-        if (!soft_is_canonical(c, segment.base))
+        if (!soft_is_canonical(segment.base))
             soft_descriptor_fault(c, X86_GP, d);
     }
     return segment;
@@ -342,7 +342,7 @@ static void table_load(struct soft_vcpu *c, const struct soft_op *op, struct x86
     memcpy(&loaded.base, bytes + 2, 8);
     if (c->code_size != X86_CODE_64 && op->insn.operand_size == 2)
         loaded.base &= 0xffffff;
-    if (!soft_is_canonical(c, loaded.base))
+    if (!soft_is_canonical(loaded.base))
         soft_raise_code(c, X86_GP, 0);
     *table = loaded;
 }
@@ -390,7 +390,7 @@ void soft_op_wrbase(struct soft_vcpu *c, const struct soft_op *op)
 
     if (op->insn.operand_size != 8)
         base = (uint32_t)base;
-    if (!soft_is_canonical(c, base))
+    if (!soft_is_canonical(base))
         soft_raise_code(c, X86_GP, 0);
     segment->base = base;
 }

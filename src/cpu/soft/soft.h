@@ -262,6 +262,12 @@ static inline uint64_t soft_rip_next(const struct soft_vcpu *c)
     return c->code_size == X86_CODE_64 ? rip : (uint32_t)rip;
 }
 
+/* 48 bits, sign-extended: 5-level paging is not offered. */
+static inline bool soft_is_canonical(uint64_t linear)
+{
+    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
+}
+
 /* -- memory by linear address (memory.c); all obey the current privilege, all may fault -- */
 uint8_t soft_load8(struct soft_vcpu *c, uint64_t linear);
 uint16_t soft_load16(struct soft_vcpu *c, uint64_t linear);
@@ -363,6 +369,13 @@ bool soft_io_permitted(struct soft_vcpu *c, uint16_t port, unsigned size);
 uint64_t soft_rflags_get(const struct soft_vcpu *c);
 void soft_rflags_set(struct soft_vcpu *c, uint64_t value); /* stores all; calls soft_mode_update
                                                               when TF, AC or VM changed */
+
+/* Raises #UD unless the CPU model has the feature. */
+static inline void soft_require_feature(struct soft_vcpu *c, enum x86_feature feature)
+{
+    if (!c->vm->cpuid->feature[feature])
+        soft_raise(c, X86_UD);
+}
 
 /* Raises #GP(0) unless CPL is 0. */
 static inline void soft_require_cpl0(struct soft_vcpu *c)

@@ -75,7 +75,7 @@ void soft_op_sysret(struct soft_vcpu *c, const struct soft_op *op)
 
     syscall_require(c);
     soft_require_cpl0(c);
-    if (wide && !soft_is_canonical(c, rip))
+    if (wide && !soft_is_canonical(rip))
         soft_raise_code(c, X86_GP, 0);
     soft_rflags_set(c, c->gpr[11] & kept);
     /* TF counts as it is after SYSRET: the step ends the caller's SYSCALL. */
@@ -114,7 +114,7 @@ void soft_op_sysexit(struct soft_vcpu *c, const struct soft_op *op)
     if (soft_is_real(c) || selector == 0)
         soft_raise_code(c, X86_GP, 0);
     soft_require_cpl0(c);
-    if (wide && (!soft_is_canonical(c, rip) || !soft_is_canonical(c, rsp)))
+    if (wide && (!soft_is_canonical(rip) || !soft_is_canonical(rsp)))
         soft_raise_code(c, X86_GP, 0);
     c->gpr[X86_RSP] = rsp;
     fast_commit(c, &cs, &ss, rip);

@@ -18,17 +18,6 @@ static bool has(const struct soft_vcpu *c, enum x86_feature feature)
     return c->vm->cpuid->feature[feature];
 }
 
-static void require_feature(struct soft_vcpu *c, enum x86_feature feature)
-{
-    if (!has(c, feature))
-        soft_raise(c, X86_UD);
-}
-
-static bool is_canonical(uint64_t linear)
-{
-    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
-}
-
 static uint64_t physical_reserved(const struct soft_vcpu *c)
 {
     return ~((UINT64_C(1) << c->vm->cpuid->physical_bits) - 1);
@@ -428,7 +417,7 @@ static bool msr_value_valid(const struct soft_vcpu *c, uint32_t index, uint64_t 
     case X86_MSR_KERNEL_GS_BASE:
     case X86_MSR_SYSENTER_ESP:
     case X86_MSR_SYSENTER_EIP:
-        return is_canonical(value);
+        return soft_is_canonical(value);
     case X86_MSR_PAT:
         return types_valid(value, 8, TYPES_PAT);
     case X86_MSR_TSC_AUX:
@@ -499,7 +488,7 @@ static void rdtsc(struct soft_vcpu *c, const struct soft_op *op)
     uint64_t tsc;
 
     if (op->insn.op == X86_OP_RDTSCP)
-        require_feature(c, X86_FEATURE_RDTSCP);
+        soft_require_feature(c, X86_FEATURE_RDTSCP);
     if ((c->cr4 & X86_CR4_TSD) && c->cpl != 0)
         soft_raise_code(c, X86_GP, 0);
     tsc = guest_tsc(c);
@@ -517,7 +506,7 @@ static void rdpmc(struct soft_vcpu *c, const struct soft_op *op)
 
 static void rdpid(struct soft_vcpu *c, const struct soft_op *op)
 {
-    require_feature(c, X86_FEATURE_RDPID);
+    soft_require_feature(c, X86_FEATURE_RDPID);
     c->gpr[op->insn.rm] = c->tsc_aux;
 }
 
@@ -536,7 +525,7 @@ static void rdrand(struct soft_vcpu *c, const struct soft_op *op)
     uint64_t value = 0;
     bool ok;
 
-    require_feature(c, seed ? X86_FEATURE_RDSEED : X86_FEATURE_RDRAND);
+    soft_require_feature(c, seed ? X86_FEATURE_RDSEED : X86_FEATURE_RDRAND);
     ok = random_draw(seed, &value);
     if (!ok)
         value = 0;
@@ -589,7 +578,7 @@ static void invlpg(struct soft_vcpu *c, const struct soft_op *op)
     if (c->code_size != X86_CODE_64 || op->insn.segment >= X86_FS)
         linear += c->seg[op->insn.segment].base;
     linear &= c->address_mask;
-    if (c->code_size == X86_CODE_64 && !is_canonical(linear))
+    if (c->code_size == X86_CODE_64 && !soft_is_canonical(linear))
         return;
     soft_tlb_flush_page(c, linear);
 }
@@ -599,14 +588,14 @@ static void invpcid(struct soft_vcpu *c, const struct soft_op *op)
     uint64_t descriptor[2];
     uint64_t type = c->gpr[op->insn.reg] & register_mask(c);
 
-    require_feature(c, X86_FEATURE_INVPCID);
+    soft_require_feature(c, X86_FEATURE_INVPCID);
     if (soft_is_v86(c))
         soft_raise_code(c, X86_GP, 0);
     soft_require_cpl0(c);
     soft_load_bytes(c, soft_operand(c, op, 16, SOFT_READ), descriptor, 16);
     if (type > 3 || (type < 2 && (descriptor[0] >> 12)) ||
         (type < 2 && !(c->cr4 & X86_CR4_PCIDE) && descriptor[0] != 0) ||
-        (type == 0 && !is_canonical(descriptor[1])))
+        (type == 0 && !soft_is_canonical(descriptor[1])))
         soft_raise_code(c, X86_GP, 0);
     /* 2 is the type that drops global entries; the others may drop more than they must. */
     if (type == 2)
@@ -648,8 +637,8 @@ static void clflush(struct soft_vcpu *c, const struct soft_op *op)
     bool opt = insn->pp == 1;
 
     if (opt)
-        require_feature(c,
-                        ((insn->modrm >> 3) & 7) == 7 ? X86_FEATURE_CLFLUSHOPT : X86_FEATURE_CLWB);
+        soft_require_feature(c, ((insn->modrm >> 3) & 7) == 7 ? X86_FEATURE_CLFLUSHOPT
+                                                              : X86_FEATURE_CLWB);
     /* Faults as a load does, and has nothing else to do: memory is coherent. */
     soft_probe(c, soft_operand(c, op, 1, SOFT_READ), 1, SOFT_READ);
 }
@@ -657,12 +646,12 @@ static void clflush(struct soft_vcpu *c, const struct soft_op *op)
 static void serialize(struct soft_vcpu *c, const struct soft_op *op)
 {
     (void)op;
-    require_feature(c, X86_FEATURE_SERIALIZE);
+    soft_require_feature(c, X86_FEATURE_SERIALIZE);
 }
 
 static void smap_flag(struct soft_vcpu *c, const struct soft_op *op)
 {
-    require_feature(c, X86_FEATURE_SMAP);
+    soft_require_feature(c, X86_FEATURE_SMAP);
     if (c->cpl != 0 || soft_is_v86(c))
         soft_raise(c, X86_UD);
     if (op->insn.op == X86_OP_STAC)

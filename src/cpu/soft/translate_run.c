@@ -131,11 +131,6 @@ static void lookup_fill(struct soft_vcpu *c, const struct soft_block *block)
     entry->code_flags = block->code_flags;
 }
 
-static bool is_canonical(uint64_t linear)
-{
-    return (uint64_t)((int64_t)(linear << 16) >> 16) == linear;
-}
-
 /* Runs the interpreted twin; false: the block is over. */
 static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t **at)
 {
@@ -215,7 +210,7 @@ void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
             break;
         default:
             c->rip = c->exit_value;
-            if (!is_canonical(c->rip)) {
+            if (!soft_is_canonical(c->rip)) {
                 /* code_page is still the branch's own. */
                 branch_undo(c);
                 return;
