@@ -11,6 +11,7 @@
 #include "cpu/soft/paging.h"
 
 #include "cpu/soft/code.h"
+#include "cpu/soft/leaf.h"
 
 #define PTE_P       (UINT64_C(1) << 0)
 #define PTE_W       (UINT64_C(1) << 1)
@@ -55,6 +56,7 @@ struct walk {
     unsigned depth;
     uint64_t rights; /* W and U bits of all levels, ANDed; NX ORed */
     bool reserved;
+    bool leaf, declined;
 };
 
 static void entry_read(struct walk *w, uint64_t gpa, unsigned size)
@@ -216,6 +218,10 @@ static bool entry_mark(struct walk *w, struct entry *entry, uint64_t bits)
 
     if (!entry->host || wanted == entry->value)
         return true;
+    if (w->leaf && mem_code_marked(w->c->vm->mem, entry->gpa)) {
+        w->declined = true;
+        return true;
+    }
     soft_code_written(w->c, entry->gpa, entry->size);
     if (entry->size == 8)
         return __atomic_compare_exchange_n((uint64_t *)(void *)entry->host, &entry->value, wanted,
@@ -261,6 +267,7 @@ bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, str
                          .linear = request->linear,
                          .access = request->access,
                          .privilege = request->privilege,
+                         .leaf = request->leaf,
                          .rights = PTE_W | PTE_U};
 
         if (!walk_tables(&w, page)) {
@@ -272,6 +279,9 @@ bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, str
             return false;
         }
         if (entries_mark(&w)) {
+            page->declined = w.declined;
+            if (w.declined)
+                return false;
             page->writable = store_permitted(&w);
             page->global = (c->cr4 & X86_CR4_PGE) && (w.entry[w.depth - 1].value & PTE_G);
             return true;
@@ -330,12 +340,40 @@ static bool large_seen(const struct soft_vcpu *c, uint64_t linear)
     return false;
 }
 
+static void target_set(struct soft_vcpu *c, const struct soft_page *page,
+                       struct soft_target *target)
+{
+    bool rom = false;
+
+    target->gpa = page->gpa;
+    target->host = soft_host(c, page->gpa, &rom);
+    target->rom = rom;
+    target->global = page->global;
+    target->code = target->host && !rom && mem_code_marked(c->vm->mem, page->gpa);
+}
+
+/* Makes the TLB entries that the walk allows. */
+static void target_cache(struct soft_vcpu *c, const struct soft_walk_request *request,
+                         const struct soft_page *page, const struct soft_target *target)
+{
+    struct soft_tlb *tlb = &c->tlb[request->privilege];
+    uint64_t linear = request->linear;
+
+    large_note(c, linear, page->shift);
+    if (request->access == SOFT_FETCH) {
+        tlb_set(tlb, SOFT_FETCH, linear, target);
+        return;
+    }
+    tlb_set(tlb, SOFT_READ, linear, target);
+    if (page->writable && !target->rom && !target->code)
+        tlb_set(tlb, SOFT_WRITE, linear, target);
+}
+
 void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request,
                     struct soft_target *target)
 {
     struct soft_page page = {0};
     uint64_t linear = request->linear;
-    bool rom = false;
 
     if (c->long_mode && !soft_is_canonical(linear)) {
         if (request->access != SOFT_FETCH && c->op->insn.segment == X86_SS && c->op->insn.memory)
@@ -344,22 +382,28 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
     }
     if (!soft_walk(c, request, &page))
         soft_page_fault(c, linear, page.fault_code);
-    target->gpa = page.gpa;
-    target->host = soft_host(c, page.gpa, &rom);
-    target->rom = rom;
-    target->global = page.global;
-    target->code = target->host && !rom && mem_code_marked(c->vm->mem, page.gpa);
-    if (!target->host || !request->cache)
-        return;
-    struct soft_tlb *tlb = &c->tlb[request->privilege];
-    large_note(c, linear, page.shift);
-    if (request->access == SOFT_FETCH) {
-        tlb_set(tlb, SOFT_FETCH, linear, target);
-        return;
-    }
-    tlb_set(tlb, SOFT_READ, linear, target);
-    if (page.writable && !rom && !target->code)
-        tlb_set(tlb, SOFT_WRITE, linear, target);
+    target_set(c, &page, target);
+    if (target->host && request->cache)
+        target_cache(c, request, &page, target);
+}
+
+bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
+{
+    struct soft_walk_request request = {.linear = linear,
+                                        .access = (enum soft_access)(what & 0xff),
+                                        .privilege = soft_privilege_now(c),
+                                        .leaf = true};
+    struct soft_page page = {0};
+    struct soft_target target;
+
+    if ((linear & 0xfff) + (what >> 8) > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
+        !soft_is_canonical(linear) || !soft_walk(c, &request, &page))
+        return false;
+    target_set(c, &page, &target);
+    if (!target.host || (request.access == SOFT_WRITE && (target.rom || target.code)))
+        return false;
+    target_cache(c, &request, &page, &target);
+    return true;
 }
 
 static void tlb_array_clear(struct soft_tlb *tlb, enum soft_access access)

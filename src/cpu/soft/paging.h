@@ -9,6 +9,7 @@ struct soft_walk_request {
     enum soft_access access;
     enum soft_privilege privilege; /* not SOFT_CHECKED */
     bool cache;                    /* fill the TLB */
+    bool leaf;                     /* take no lock, but decline */
 };
 
 struct soft_page {
@@ -17,6 +18,7 @@ struct soft_page {
     bool writable;       /* a store would succeed without changing the tables */
     bool global;         /* stays in the TLB when CR3 is loaded */
     uint32_t fault_code; /* when the walk failed */
+    bool declined;       /* ... or needs a lock */
 };
 
 /* Where an address leads. */
@@ -28,7 +30,8 @@ struct soft_target {
     bool code; /* the page holds decoded code: stores go through soft_code_* */
 };
 
-/* Walks and sets accessed and dirty bits; false: a page fault with page->fault_code. */
+/* Walks and sets accessed and dirty bits; false: a page fault with page->fault_code, or declined.
+ */
 MUST_CHECK bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request,
                           struct soft_page *page);
 /* The same, raising what must be raised. */

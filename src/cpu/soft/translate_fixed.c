@@ -28,9 +28,6 @@ static void gs_operand(struct emit *e, unsigned reg, int32_t displacement)
     raw(e, &displacement, 4);
 }
 
-#define STATE(field) ((int32_t)offsetof(struct soft_vcpu, field))
-#define GPR(n)       ((int32_t)(offsetof(struct soft_vcpu, gpr) + 8 * (n)))
-
 /* -- vector registers -- */
 
 static void ymm_move(struct emit *e, unsigned n, bool load)
@@ -150,6 +147,57 @@ static uint8_t *exit_emit(struct soft_translator *t, struct emit *e, unsigned ki
     return entry;
 }
 
+/* -- leaves -- */
+
+/* Calls a C function: the vCPU in RDI, what else it takes is set. RSP is aligned: translated code
+ * runs 8 bytes off, as functions begin, and has called here. */
+static void c_call(struct emit *e, const struct soft_vcpu *c)
+{
+    emit_mov_reg_imm64(e, HOST_RDI, (uint64_t)(uintptr_t)c);
+    RAW(e, 0x41, 0xff, 0xd3); /* CALL R11 */
+    RAW(e, 0x84, 0xc0);       /* TEST AL, AL: NE, it has done its work */
+}
+
+/* The leaf in R11 for the operation in R10. */
+static void leaf_emit(struct soft_vcpu *c, struct emit *e)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        if (n != X86_RSP && !tr_is_displaced(n))
+            emit_mov_state_reg(e, GPR(n), (enum host_register)n);
+    }
+    emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+    emit_mov_state_reg(e, STATE(op), HOST_R10);
+    emit_mov_reg_reg(e, HOST_RSI, HOST_R10);
+    c_call(e, c);
+    for (unsigned n = 0; n < 16; n++) {
+        if (n != X86_RSP && !tr_is_displaced(n))
+            emit_mov_reg_state(e, (enum host_register)n, GPR(n));
+    }
+    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+    emit_ret(e);
+}
+
+/* A TLB miss at the linear address in R10, which is kept; R11 says what soft_leaf_fill() is told.
+ * Only the registers that C functions may change need saving. */
+static void fill_emit(struct soft_vcpu *c, struct emit *e)
+{
+    static const uint8_t lost[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI, HOST_R8};
+
+    for (unsigned i = 0; i < sizeof lost; i++)
+        emit_mov_state_reg(e, GPR(lost[i]), lost[i]);
+    emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+    emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
+    emit_mov_reg_reg(e, HOST_RSI, HOST_R10);
+    emit_mov_reg_reg(e, HOST_RDX, HOST_R11);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_leaf_fill);
+    c_call(e, c);
+    for (unsigned i = 0; i < sizeof lost; i++)
+        emit_mov_reg_state(e, lost[i], GPR(lost[i]));
+    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+    emit_mov_reg_state(e, HOST_R10, STATE(exit_value));
+    emit_ret(e);
+}
+
 /* -- lookup -- */
 
 #define LOOKUP(field)                                                                              \
@@ -207,7 +255,7 @@ static uint8_t *lookup_emit(struct soft_translator *t, struct emit *e, bool in_m
     return entry;
 }
 
-bool soft_fixed_emit(struct soft_translator *t)
+bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
 {
     struct emit e = {.at = t->write, .end = t->write + FIXED_BYTES_MAX};
     const ptrdiff_t apart = t->execute - t->write;
@@ -222,6 +270,10 @@ bool soft_fixed_emit(struct soft_translator *t)
         for (unsigned in_memory = 0; in_memory < 2; in_memory++)
             t->fixed.exit[kind][in_memory] = exit_emit(t, &e, kind, in_memory) + apart;
     }
+    t->fixed.leaf = e.at + apart;
+    leaf_emit(c, &e);
+    t->fixed.fill = e.at + apart;
+    fill_emit(c, &e);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
         t->fixed.lookup[in_memory] = lookup_emit(t, &e, in_memory) + apart;
     t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;

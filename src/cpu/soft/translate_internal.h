@@ -5,9 +5,15 @@
 #include <stddef.h>
 
 #include "cpu/soft/emit.h"
+#include "cpu/soft/leaf.h"
 #include "cpu/soft/translate.h"
 
 #define FIXED_BYTES_MAX 32768
+#define FLAGS_ALL       ((uint16_t)X86_RFLAGS_ARITH)
+
+/* Displacements from GS. */
+#define STATE(field) ((int32_t)offsetof(struct soft_vcpu, field))
+#define GPR(n)       ((int32_t)(offsetof(struct soft_vcpu, gpr) + 8 * (n)))
 
 enum exit_kind { EXIT_RIP, EXIT_LINK, EXIT_OP };
 
@@ -33,6 +39,7 @@ struct fixed {
     uint8_t *exit[3][2]; /* by kind, and flags in host (0) or memory (1) */
     uint8_t *lookup[2];
     uint8_t *vector_load, *vector_present;
+    uint8_t *leaf, *fill;
 };
 
 struct soft_translator {
@@ -58,6 +65,119 @@ static inline uint8_t *to_write(const struct soft_translator *t, const uint8_t *
 }
 
 /* Fills the beginning of the cache and t->fixed. */
-MUST_CHECK bool soft_fixed_emit(struct soft_translator *t);
+MUST_CHECK bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c);
+
+/* -- a block in translation -- */
+
+enum cold_kind {
+    COLD_OP,   /* the interpreted twin of an operation */
+    COLD_FILL, /* a TLB miss: fill in leaf code, else as COLD_OP */
+    COLD_LINK,
+    COLD_POLL
+};
+
+/* Something out of line, emitted behind the block. */
+struct cold {
+    uint8_t *place; /* rel32 that leads here */
+    enum cold_kind kind;
+    unsigned op;            /* COLD_OP, COLD_FILL */
+    struct soft_link *link; /* COLD_LINK */
+    int32_t target;         /* COLD_POLL */
+    bool flags_in_memory;
+    bool vectors;         /* COLD_OP: load them before going on */
+    uint8_t *back;        /* COLD_OP, COLD_FILL: where to go on after the twin */
+    uint8_t *again;       /* COLD_FILL: where to look once more */
+    uint8_t access, size; /* COLD_FILL */
+};
+
+struct translation {
+    struct soft_vcpu *c;
+    struct soft_translator *t;
+    struct soft_block *block;
+    struct emit e;
+    uint16_t live_after[SOFT_BLOCK_OPS_MAX];
+    bool flags_host, flags_memory, vectors;
+    struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
+    unsigned cold_count;
+};
+
+/* Every function that emits an operation gives false where it can't: what it emitted is taken back
+ * and the operation runs interpreted. */
+
+/* -- registers, flags, ways out (translate.c) -- */
+
+/* Guest R9, R10, R11 lie in soft_vcpu.gpr. */
+static inline bool tr_is_displaced(unsigned guest)
+{
+    return guest >= 9 && guest <= 11;
+}
+
+static inline enum host_register tr_host_of(unsigned guest)
+{
+    return guest == X86_RSP ? HOST_R9 : (enum host_register)guest;
+}
+
+static inline bool tr_fits32(int64_t value)
+{
+    return value == (int32_t)value;
+}
+
+/* An offset in the block as one in its page. */
+static inline int32_t tr_page_offset(const struct translation *tr, unsigned within)
+{
+    return (int32_t)((uintptr_t)tr->block->host & 0xfff) + (int32_t)within;
+}
+
+void tr_jump_to(struct translation *tr, const uint8_t *execute);
+void tr_guest_to(struct translation *tr, uint8_t host, unsigned guest);
+/* Guest flags to memory too; to the host's too; to memory only, since the host's will be spoilt. */
+void tr_flags_save(struct translation *tr);
+void tr_flags_load(struct translation *tr);
+void tr_flags_clobber(struct translation *tr);
+struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind);
+uint32_t tr_site_new(struct translation *tr, unsigned op);
+
+/* Calls `leaf` for operation i: guest registers and flags are in soft_vcpu then, vectors stay in
+ * the host's registers. Where it declines, the twin runs. Flags are in memory afterwards. */
+void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf);
+/* The same for an operation that ends the block: the leaf has set c->rip, canonical. */
+void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf);
+
+/* -- memory operands (translate_memory.c) -- */
+
+/* The effective address to R10; false: it can't be formed. Destroys R11; the flags only where the
+ * operand is relative to FS or GS. */
+bool tr_address(struct translation *tr, const struct soft_op *op);
+
+struct check {
+    unsigned op;
+    unsigned size;
+    unsigned align; /* 0 or a power of two */
+    enum soft_access access;
+};
+/* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
+void tr_check(struct translation *tr, const struct check *check);
+
+/* -- operations -- */
+
+/* Natively, with its explicit registers renamed and its memory operand checked. */
+bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,
+               const struct check *check);
+bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
+bool tr_vector(struct translation *tr, unsigned i);  /* translate_vector.c */
+
+/* -- control flow (translate_control.c) -- */
+
+bool tr_branch(struct translation *tr, unsigned i); /* Jcc, JMP, CALL, RET */
+/* The target of a direct branch from the page's beginning; false: too far. */
+bool tr_branch_offset(const struct translation *tr, const struct soft_op *op, int32_t *target);
+/* Flags live where a direct jump leads. */
+uint16_t tr_live_at(const struct translation *tr, int32_t target);
+/* To `target` (an offset from the page's beginning). `live`: flags the target may read. */
+void tr_exit_direct(struct translation *tr, int32_t target, unsigned op, uint16_t live);
+/* To the linear address in R10. */
+void tr_exit_lookup(struct translation *tr, unsigned i);
+/* R10 = the linear address of an offset from the page's beginning. */
+void tr_rip(struct translation *tr, int32_t target);
 
 #endif

@@ -47,7 +47,7 @@ int soft_translator_new(struct soft_vcpu *c)
     t->links = malloc(t->links_max * sizeof *t->links);
     t->sites = malloc(t->sites_max * sizeof *t->sites);
     result = t->links && t->sites ? cache_map(t) : -ENOMEM;
-    if (result == 0 && !soft_fixed_emit(t))
+    if (result == 0 && !soft_fixed_emit(t, c))
         result = -ENOSPC;
     c->translator = t;
     if (result != 0)

@@ -1,0 +1,21 @@
+/*
+ * Leaves: C functions that translated code calls with the guest's vector registers still in the
+ * host's. Only inside src/cpu/soft/.
+ *
+ * A leaf does the usual case of an operation and returns true, or changes nothing that the guest
+ * could see and returns false: then the interpreted twin runs. It and all that it calls is built
+ * without vector instructions, calls no libc, raises nothing, takes no lock and drops no block.
+ * Registers and flags are in the vCPU, c->op and c->block_rip are set.
+ */
+#ifndef FREEHOLD_CPU_SOFT_LEAF_H
+#define FREEHOLD_CPU_SOFT_LEAF_H
+
+#include "cpu/soft/soft.h"
+
+typedef bool soft_leaf(struct soft_vcpu *c, const struct soft_op *op);
+
+/* Fills the TLB for an access of `size` bytes that missed; false: leave it to the twin. Called by
+ * the fixed code, `what` is access | size << 8. (paging.c) */
+bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
+
+#endif

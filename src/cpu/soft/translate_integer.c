@@ -1,0 +1,303 @@
+/*
+ * The translator's general-purpose operations: those that the host runs as they stand, the stack,
+ * LEA. See translate.c and doc/soft.md.
+ *
+ * Threads: a vCPU's own. Input: guest code, decoded.
+ */
+#include "cpu/soft/translate_internal.h"
+
+#include "cpu/x86/flags.h"
+#include "cpu/x86/vector.h"
+
+/* What an operation does with its memory operand. */
+static unsigned memory_size(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_MOVZX8:
+    case X86_OP_MOVSX8:
+    case X86_OP_SETCC:
+        return 1;
+    case X86_OP_MOVZX16:
+    case X86_OP_MOVSX16:
+        return 2;
+    case X86_OP_MOVSXD:
+        return 4;
+    case X86_OP_CMPXCHG8B:
+        return insn->operand_size == 8 ? 16 : 8;
+    default:
+        return insn->operand_size;
+    }
+}
+
+static bool memory_written(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_CMP:
+    case X86_OP_TEST:
+    case X86_OP_BT:
+    case X86_OP_MUL:
+    case X86_OP_IMUL1:
+    case X86_OP_IMUL3:
+    case X86_OP_BLSR:
+    case X86_OP_BLSMSK:
+    case X86_OP_BLSI:
+    case X86_OP_RORX:
+        return false;
+    default:
+        return insn->form != X86_FORM_REG_RM;
+    }
+}
+
+/* -- native operations -- */
+
+static enum x86_feature feature_of(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_POPCNT:
+        return X86_FEATURE_POPCNT;
+    case X86_OP_TZCNT:
+    case X86_OP_ANDN:
+    case X86_OP_BEXTR:
+    case X86_OP_BLSR:
+    case X86_OP_BLSMSK:
+    case X86_OP_BLSI:
+        return X86_FEATURE_BMI1;
+    case X86_OP_BZHI:
+    case X86_OP_MULX:
+    case X86_OP_PDEP:
+    case X86_OP_PEXT:
+    case X86_OP_RORX:
+    case X86_OP_SARX:
+    case X86_OP_SHLX:
+    case X86_OP_SHRX:
+        return X86_FEATURE_BMI2;
+    case X86_OP_LZCNT:
+        return X86_FEATURE_LZCNT;
+    case X86_OP_ADCX:
+    case X86_OP_ADOX:
+        return X86_FEATURE_ADX;
+    case X86_OP_MOVBE:
+        return X86_FEATURE_MOVBE;
+    case X86_OP_CRC32:
+        return X86_FEATURE_SSE42;
+    case X86_OP_LAHF:
+    case X86_OP_SAHF:
+        return X86_FEATURE_LAHF;
+    default:
+        return X86_FEATURE_NONE;
+    }
+}
+
+/* Whether the host executes `insn` as it stands, operands aside. Ranges are in X86_OPS' order. */
+static bool is_native(const struct soft_vcpu *c, const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_ADD ... X86_OP_IMUL3:
+    case X86_OP_ROL ... X86_OP_SHRD:
+    case X86_OP_BSF ... X86_OP_CRC32:
+    case X86_OP_XADD:
+    case X86_OP_CMPXCHG:
+    case X86_OP_XCHG ... X86_OP_MOVSXD:
+    case X86_OP_CMOV:
+    case X86_OP_SETCC:
+    case X86_OP_CBW:
+    case X86_OP_CWD:
+    case X86_OP_CLC:
+    case X86_OP_STC:
+    case X86_OP_CMC:
+    case X86_OP_LAHF:
+    case X86_OP_SAHF:
+    case X86_OP_MOVNTI:
+    case X86_OP_ADCX ... X86_OP_SHRX:
+        break;
+    case X86_OP_BT:
+    case X86_OP_BTS:
+    case X86_OP_BTR:
+    case X86_OP_BTC:
+        if (insn->memory && insn->form == X86_FORM_RM_REG)
+            return false; /* a bit string */
+        break;
+    default:
+        return false;
+    }
+    return c->vm->cpuid->feature[feature_of(insn)];
+}
+
+/* Scratch registers stand in for displaced ones. */
+struct renaming {
+    struct emit_rename rename;
+    uint8_t guest[2]; /* displaced registers in use, and where they are */
+    uint8_t host[2];
+    unsigned count;
+    uint16_t written;
+};
+
+static bool rename_all(const struct x86_insn *insn, const struct emit_registers *regs,
+                       struct renaming *r)
+{
+    uint16_t used = regs->read | regs->written;
+    uint16_t implicit = regs->implicit_read | regs->implicit_written;
+    const uint8_t pool[2] = {HOST_R11, HOST_R10};
+    unsigned limit = insn->memory ? 1 : 2;
+
+    if (implicit & (1u << X86_RSP | 7u << 9))
+        return false;
+    for (unsigned n = 0; n < 16; n++)
+        r->rename.gpr[n] = (uint8_t)tr_host_of(n);
+    r->rename.memory_base = HOST_R10;
+    r->count = 0;
+    r->written = regs->written;
+    for (uint8_t n = 9; n <= 11; n++) {
+        if (!(used >> n & 1))
+            continue;
+        if (r->count == limit)
+            return false;
+        r->guest[r->count] = n;
+        r->host[r->count] = pool[r->count];
+        r->rename.gpr[n] = pool[r->count++];
+    }
+    return true;
+}
+
+bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,
+               const struct check *check)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+    struct emit_registers regs;
+    struct renaming r;
+    struct x86_flags f;
+    uint16_t changes, keeps;
+
+    emit_registers_of(&op->insn, vector, &regs);
+    x86_flags_of(&op->insn, vector, &f);
+    changes = f.written | f.maybe;
+    keeps = tr->live_after[i] & (uint16_t)~f.written;
+    if (!rename_all(&op->insn, &regs, &r))
+        return false;
+    if (op->insn.memory) {
+        tr_flags_clobber(tr);
+        if (!tr_address(tr, op))
+            return false;
+        tr_check(tr, check);
+    }
+    for (unsigned n = 0; n < r.count; n++)
+        emit_mov_reg_state(&tr->e, r.host[n], GPR(r.guest[n]));
+    if (f.read || (changes && keeps))
+        tr_flags_load(tr);
+    if (!emit_insn(&tr->e, &op->insn, vector, &r.rename))
+        return false;
+    for (unsigned n = 0; n < r.count; n++) {
+        if (r.written >> r.guest[n] & 1)
+            emit_mov_state_reg(&tr->e, GPR(r.guest[n]), r.host[n]);
+    }
+    if (changes) {
+        tr->flags_host = true;
+        tr->flags_memory = false;
+    }
+    return true;
+}
+
+static bool plain_emit(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct check check = {.op = i, .size = memory_size(insn)};
+
+    check.access = memory_written(insn) ? SOFT_WRITE : SOFT_READ;
+    return tr_native(tr, i, NULL, &check);
+}
+
+/* -- the stack, LEA -- */
+
+static bool push_emit(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE};
+    enum host_register source = HOST_R11;
+
+    if (insn->operand_size != 8 || insn->memory)
+        return false;
+    tr_flags_clobber(tr);
+    emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
+    tr_check(tr, &check);
+    if (insn->form == X86_FORM_IMM)
+        emit_mov_reg_imm64(&tr->e, HOST_R11, insn->immediate);
+    else if (tr_is_displaced(insn->rm))
+        emit_mov_reg_state(&tr->e, HOST_R11, GPR(insn->rm));
+    else
+        source = tr_host_of(insn->rm);
+    emit_store(&tr->e, source, HOST_R10, 0, 8);
+    emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, -8);
+    return true;
+}
+
+static bool pop_emit(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    const struct check check = {.op = i, .size = 8, .access = SOFT_READ};
+
+    if (insn->operand_size != 8 || insn->memory || insn->rm == X86_RSP)
+        return false;
+    tr_flags_clobber(tr);
+    emit_mov_reg_reg(&tr->e, HOST_R10, HOST_R9);
+    tr_check(tr, &check);
+    emit_load(&tr->e, tr_is_displaced(insn->rm) ? HOST_R11 : insn->rm, HOST_R10, 0, 8);
+    if (tr_is_displaced(insn->rm))
+        emit_mov_state_reg(&tr->e, GPR(insn->rm), HOST_R11);
+    emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, 8);
+    return true;
+}
+
+static bool leave_emit(struct translation *tr, unsigned i)
+{
+    const struct check check = {.op = i, .size = 8, .access = SOFT_READ};
+
+    if (tr->block->ops[i].insn.operand_size != 8)
+        return false;
+    tr_flags_clobber(tr);
+    emit_mov_reg_reg(&tr->e, HOST_R10, HOST_RBP);
+    tr_check(tr, &check);
+    emit_lea(&tr->e, HOST_R9, HOST_RBP, HOST_NONE, 0, 8);
+    emit_load(&tr->e, HOST_RBP, HOST_R10, 0, 8);
+    return true;
+}
+
+static bool lea_emit(struct translation *tr, unsigned i)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+    const struct x86_insn *insn = &op->insn;
+    struct soft_op plain = *op;
+
+    if (insn->operand_size < 4)
+        return false;
+    plain.insn.segment = X86_DS; /* means nothing here, and would need the flags */
+    if (!tr_address(tr, &plain))
+        return false;
+    if (insn->operand_size == 4)
+        emit_mov_reg_reg32(&tr->e, HOST_R10, HOST_R10);
+    if (tr_is_displaced(insn->reg))
+        emit_mov_state_reg(&tr->e, GPR(insn->reg), HOST_R10);
+    else
+        emit_mov_reg_reg(&tr->e, tr_host_of(insn->reg), HOST_R10);
+    return true;
+}
+
+bool tr_integer(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+    switch (insn->op) {
+    case X86_OP_PUSH:
+        return push_emit(tr, i);
+    case X86_OP_POP:
+        return pop_emit(tr, i);
+    case X86_OP_LEAVE:
+        return leave_emit(tr, i);
+    case X86_OP_LEA:
+        return lea_emit(tr, i);
+    case X86_OP_NOP:
+    case X86_OP_PREFETCH:
+        return true;
+    default:
+        return is_native(tr->c, insn) && plain_emit(tr, i);
+    }
+}
