@@ -251,6 +251,19 @@ static int set_debug_exit(void *into, const char *value, struct error *err)
     return 0;
 }
 
+static int set_stats(void *into, const char *value, struct error *err)
+{
+    struct run_options *options = into;
+
+    if (value[0] == '\0')
+        return error_set(err, -EINVAL,
+                         "--stats needs a file: --stats FILE, or --stats - for "
+                         "standard error");
+    options->stats = value;
+    options->vm.sample_time = true;
+    return 0;
+}
+
 static int set_json(void *into, const char *value, struct error *err)
 {
     (void)value;
@@ -313,6 +326,10 @@ static const struct option run_table[] = {
     {"no-reboot", NULL, "end when the guest asks for a reset", set_no_reboot},
     {"debug-exit", NULL, "offer port 0xf4: a write of V ends with status (V << 1) | 1",
      set_debug_exit},
+    {"stats", "FILE|-",
+     "at the end, write what the engine has counted, and where time went,\n"
+     "to this file or to standard error (with --json: in JSON)",
+     set_stats},
     {"json", NULL, "report on standard error in JSON, one object a line", set_json},
     {"verbose", NULL, "log more", set_verbose},
     {"help", NULL, "show this and exit", set_help},

@@ -13,6 +13,7 @@
 struct run_options {
     struct vm_config vm; /* all but engine, escape and opaque */
     const char *engine;  /* a name, "auto", or "help" */
+    const char *stats;   /* a file for the counters, "-": standard error, NULL: nobody asks */
     bool help, json, verbose;
     bool net_given, console_given;
     bool stdio_taken;    /* by a serial port or the console */

@@ -36,6 +36,7 @@ enum cpu_exit_kind {
     CPU_EXIT_PAUSE,     /* the guest spins (many PAUSEs): let others run, then run again */
     CPU_EXIT_FAILED     /* the engine cannot go on; `failed` says why */
 };
+#define CPU_EXIT_KINDS (CPU_EXIT_FAILED + 1)
 
 struct cpu_exit {
     enum cpu_exit_kind kind;
@@ -69,7 +70,15 @@ struct cpu_config {
     bool interpret_only;    /* soft: never translate (tests, lockstep) */
     bool translate_at_once; /* soft: translate even what runs once (tests) */
     uint32_t code_bytes;    /* soft: room for translated code, 0: plenty (tests) */
+    bool sample_time;       /* count where time goes, too */
 };
+
+/* What an engine has counted on one vCPU. Groups and names are the engine's own, for people. */
+struct cpu_counter {
+    const char *group, *name; /* valid during the call; times are in groups called *_ns */
+    uint64_t value;
+};
+typedef void cpu_counter_visit(void *opaque, const struct cpu_counter *counter);
 
 struct cpu_vm; /* one engine's part of a VM */
 struct vcpu;   /* one vCPU of it */
@@ -93,6 +102,8 @@ struct cpu_engine {
      * takes; setting it afterwards keeps the vCPUs' TSCs exactly together. */
     uint64_t (*tsc_offset_get)(struct vcpu *vcpu);
     void (*tsc_offset_set)(struct vcpu *vcpu, uint64_t offset);
+    /* Shows each counter that is not 0, group by group. Any thread. */
+    void (*counters)(struct vcpu *vcpu, cpu_counter_visit *visit, void *opaque);
 };
 
 /* Every engine, best first (the order in which `auto` tries them). */

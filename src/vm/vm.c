@@ -251,6 +251,7 @@ static int cpus_make(struct vm *vm, const struct vm_config *config, struct error
         .cpuid = &vm->cpuid,
         .vcpu_count = config->cpus,
         .interpret_only = config->interpret_only,
+        .sample_time = config->sample_time,
     };
     int rc = vm->engine->vm_new(&cpu, &vm->cpu_vm, err);
 
@@ -362,6 +363,11 @@ struct loop *vm_loop(struct vm *vm)
 const char *vm_cpu_model(const struct vm *vm)
 {
     return vm->cpuid.model;
+}
+
+void vm_counters(struct vm *vm, unsigned vcpu, cpu_counter_visit *visit, void *opaque)
+{
+    vm->engine->counters(vm->vcpu[vcpu].cpu, visit, opaque);
 }
 
 /* ---- running ---- */

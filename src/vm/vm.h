@@ -51,6 +51,7 @@ struct vm_config {
     bool no_reboot;
     bool debug_exit;
     bool interpret_only;
+    bool sample_time; /* the counters say where time goes, too */
     /* A key typed after Ctrl-A, on the I/O thread; may call vm_stop and vm_power_button. */
     void (*escape)(void *opaque, uint8_t key);
     void *opaque;
@@ -93,5 +94,7 @@ void vm_power_button(struct vm *vm);
 
 struct loop *vm_loop(struct vm *vm); /* the I/O thread's */
 const char *vm_cpu_model(const struct vm *vm);
+/* The engine's counters of one vCPU (struct vm_config.cpus), those that are not 0. Any thread. */
+void vm_counters(struct vm *vm, unsigned vcpu, cpu_counter_visit *visit, void *opaque);
 
 #endif

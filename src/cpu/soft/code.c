@@ -45,6 +45,8 @@ struct notes {
     unsigned count;
     bool overflow; /* drop everything */
     uint64_t gpa[NOTES_MAX];
+    unsigned from_device; /* how many there were, for the counters */
+    unsigned from_vcpu;
 };
 
 struct soft_code {
@@ -227,7 +229,8 @@ static bool block_depends(const struct soft_block *block, const uint8_t *from, c
 }
 
 /* Drops this vCPU's blocks that depend on [from, to) of a page; true: none are left on it. */
-static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to)
+static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
+                        uint64_t *counter)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)0xfff);
     struct page_entry *entry = page_find(c, page);
@@ -242,6 +245,7 @@ static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t 
         if (block_depends(block, from, to)) {
             *link = block->page_next;
             block_drop(c, block);
+            soft_count(counter);
         } else {
             link = &block->page_next;
         }
@@ -253,6 +257,7 @@ static void cache_clear(struct soft_vcpu *c)
 {
     struct soft_cache *cache = c->cache;
 
+    soft_count(&c->counters.cache_clears);
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->pages, 0, sizeof cache->pages);
     cache->arena_used = 0;
@@ -272,10 +277,12 @@ void *soft_code_alloc(struct soft_vcpu *c, size_t bytes)
 }
 
 /* Under the lock: another vCPU's blocks of a page must go. */
-static void note_leave(struct soft_vm *vm, unsigned vcpu, uint64_t gpa)
+static void note_leave(struct soft_vm *vm, unsigned vcpu, uint64_t gpa, bool from_device)
 {
     struct notes *notes = &vm->code->notes[vcpu];
 
+    notes->from_device += from_device;
+    notes->from_vcpu += !from_device;
     if (notes->count < NOTES_MAX)
         notes->gpa[notes->count++] = gpa & ~UINT64_C(0xfff);
     else
@@ -320,10 +327,11 @@ static void page_written(struct soft_vm *vm, struct soft_vcpu *own, uint64_t gpa
             bool rom = false;
             const uint8_t *host = soft_host(own, gpa, &rom);
 
-            if (blocks_drop(own, host, host + length))
+            soft_count(&own->counters.code_stores);
+            if (blocks_drop(own, host, host + length, &own->counters.dropped_by_store))
                 page->vcpus &= ~bit;
         } else {
-            note_leave(vm, i, gpa);
+            note_leave(vm, i, gpa, own == NULL);
             page->vcpus &= ~bit;
         }
     }
@@ -382,6 +390,8 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
         return;
     code_lock(c);
     atomic_fetch_and(&c->request, ~SOFT_REQUEST_INVALIDATE);
+    soft_count_add(&c->counters.code_notes_device, notes->from_device);
+    soft_count_add(&c->counters.code_notes_vcpu, notes->from_vcpu);
     if (notes->overflow)
         cache_clear(c);
     for (unsigned i = 0; i < notes->count && !notes->overflow; i++) {
@@ -389,9 +399,11 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
         const uint8_t *page = soft_host(c, notes->gpa[i], &rom);
 
         if (page)
-            (void)blocks_drop(c, page, page + GUEST_PAGE_SIZE);
+            (void)blocks_drop(c, page, page + GUEST_PAGE_SIZE, &c->counters.dropped_by_note);
     }
     notes->count = 0;
+    notes->from_device = 0;
+    notes->from_vcpu = 0;
     notes->overflow = false;
     code_unlock(c);
 }
@@ -426,6 +438,7 @@ static void page_mark(struct soft_vcpu *c, uint64_t gpa)
     page->vcpus |= UINT64_C(1) << c->index;
     if (!fresh)
         return;
+    soft_count(&c->counters.code_pages);
     mem_code_mark(c->vm->mem, gpa);
     memory_fence();
     writers_stop(c);
@@ -823,6 +836,7 @@ static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
         return block;
     if (block_decode(c, &window, block) != X86_DECODE_OK)
         soft_raise_code(c, X86_GP, 0);
+    soft_count(&c->counters.decoded_uncached);
     crossing->mode = code_mode(c);
     crossing->available = (uint8_t)window.available;
     memcpy(crossing->bytes, bytes, 16);
@@ -879,6 +893,7 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
         return block_uncached(c, linear);
     block = block_alloc(c);
     code_lock(c);
+    soft_activity_set(&c->counters, SOFT_IN_DECODE);
     page_mark(c, gpa);
     result = block_decode(c, &window, block);
     block->host = host;
@@ -887,8 +902,11 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     if (result == X86_DECODE_OK) {
         page_cover(c, gpa, block->bytes);
         block_keep(c, block);
+        soft_count(&c->counters.decoded);
+        soft_count_add(&c->counters.decoded_bytes, block->bytes);
     }
     code_unlock(c);
+    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     return result == X86_DECODE_OK ? block : block_uncached(c, linear);
 }
 

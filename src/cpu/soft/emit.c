@@ -234,6 +234,11 @@ void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value)
     put_state(e, OPCODE(.opcode = 0xc7, .immediate = value, .immediate_bytes = 4), 0, disp);
 }
 
+void emit_inc_state(struct emit *e, int32_t disp)
+{
+    put_state(e, OPCODE(.opcode = 0xff, .wide = true), 0, disp);
+}
+
 static void put_lea(struct emit *e, struct encoding c, enum host_register dst,
                     enum host_register base)
 {

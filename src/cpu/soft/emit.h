@@ -116,6 +116,7 @@ void emit_mov_state_reg(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg32(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg16(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value); /* 32-bit store */
+void emit_inc_state(struct emit *e, int32_t disp);                       /* 64 bits; not CF */
 
 /* dst = base + (index << scale) + disp; base and index may be HOST_NONE, index not RSP. emit_lea32
  * cuts the result to 32 bits, as an address size of 4 does. */

@@ -639,6 +639,7 @@ static void test_state(struct test *t)
         READS_AS(t, emit_mov_state_reg16(e, 8, r), TEXT("mov word ptr gs:[0x8], %s", names16[i]));
     }
     READS_AS(t, emit_mov_state_imm32(e, 0x10, 0x89abcdef), "mov dword ptr gs:[0x10], 0x89ABCDEF");
+    READS_AS(t, emit_inc_state(e, 0x10), "inc qword ptr gs:[0x10]");
     READS_AS(t, emit_jmp_state(e, 0x10), "jmp qword ptr gs:[0x10]");
     READS_AS(t, emit_call_state(e, 0x10), "call qword ptr gs:[0x10]");
     READS_AS(t, emit_mov_reg_state(e, HOST_RAX, -16), "mov rax, qword ptr gs:[0xFFFFFFFFFFFFFFF0]");

@@ -95,8 +95,10 @@ static void span_prepare(struct span *s)
     if (first > s->length)
         first = s->length;
     part_translate(s, s->linear, first);
-    if (first < s->length)
+    if (first < s->length) {
+        soft_count(&s->c->counters.crossings);
         part_translate(s, s->linear + first, s->length - first);
+    }
     if (s->c->privilege == SOFT_CHECKED)
         watchpoints_check(s);
 }

@@ -262,6 +262,7 @@ bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, str
         page->writable = true;
         return true;
     }
+    soft_count(&c->counters.walks);
     for (;;) {
         struct walk w = {.c = c,
                          .linear = request->linear,
@@ -380,8 +381,13 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
             soft_raise_code(c, X86_SSV, 0);
         soft_raise_code(c, X86_GP, 0);
     }
+    enum soft_activity before = soft_activity_get(&c->counters);
+    soft_activity_set(&c->counters, SOFT_IN_WALK);
+    if (request->cache)
+        soft_count(&c->counters.tlb_miss[request->privilege][request->access]);
     if (!soft_walk(c, request, &page))
         soft_page_fault(c, linear, page.fault_code);
+    soft_activity_set(&c->counters, before);
     target_set(c, &page, target);
     if (target->host && request->cache)
         target_cache(c, request, &page, target);
@@ -396,6 +402,7 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
     struct soft_page page = {0};
     struct soft_target target;
 
+    soft_activity_set(&c->counters, SOFT_IN_WALK);
     if ((linear & 0xfff) + (what >> 8) > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
         !soft_is_canonical(linear) || !soft_walk(c, &request, &page))
         return false;
@@ -403,6 +410,9 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
     if (!target.host || (request.access == SOFT_WRITE && (target.rom || target.code)))
         return false;
     target_cache(c, &request, &page, &target);
+    soft_count(&c->counters.tlb_miss[request.privilege][request.access]);
+    soft_count(&c->counters.leaf_fills);
+    soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
     return true;
 }
 
@@ -423,6 +433,7 @@ void soft_tlb_init(struct soft_tlb *tlb)
 
 void soft_tlb_flush(struct soft_vcpu *c)
 {
+    soft_count(&c->counters.flush_all);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         if (!c->tlb[p].used)
             continue;
@@ -437,6 +448,7 @@ void soft_tlb_flush(struct soft_vcpu *c)
 /* Global pages stay: APM vol. 2, 5.5.2; SDM vol. 3, 4.10.2.4. */
 void soft_tlb_flush_local(struct soft_vcpu *c)
 {
+    soft_count(&c->counters.flush_local);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         struct soft_tlb *tlb = &c->tlb[p];
 
@@ -452,12 +464,14 @@ void soft_tlb_flush_local(struct soft_vcpu *c)
 
 void soft_tlb_flush_writes(struct soft_vcpu *c)
 {
+    soft_count(&c->counters.flush_writes);
     for (unsigned p = 0; p < SOFT_CHECKED; p++)
         tlb_array_clear(&c->tlb[p], SOFT_WRITE);
 }
 
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
 {
+    soft_count(&c->counters.flush_page);
     if (large_seen(c, linear)) {
         soft_tlb_flush(c);
         return;

@@ -17,6 +17,7 @@
 
 #include "cpu/soft/code.h"
 #include "cpu/soft/paging.h"
+#include "cpu/soft/sample.h"
 #include "cpu/soft/soft.h"
 #include "cpu/soft/soft_engine.h"
 #include "cpu/soft/translate.h"
@@ -134,6 +135,7 @@ static void shutdown(struct soft_vcpu *c)
 
 static void event_start(struct soft_vcpu *c, const struct soft_event *event)
 {
+    soft_activity_set(&c->counters, SOFT_IN_EVENT);
     c->delivering = true;
     c->delivering_vector = event->vector;
     c->delivering_external = event->kind == SOFT_EVENT_EXTERNAL;
@@ -157,6 +159,7 @@ static void fault_take(struct soft_vcpu *c)
                                .code = c->fault_code,
                                .return_rip = soft_rip_current(c)};
 
+    soft_count(&c->counters.fault[c->fault_vector & 31]);
     soft_io_commit(c);
     c->pending_db = 0;
     c->rmw_buffered = false;
@@ -189,6 +192,7 @@ static void external_take(struct soft_vcpu *c, uint8_t vector)
 {
     struct soft_event event = {.kind = SOFT_EVENT_EXTERNAL, .vector = vector, .return_rip = c->rip};
 
+    soft_count(&c->counters.interrupt[vector]);
     op_idle(c);
     event_start(c, &event);
 }
@@ -220,6 +224,7 @@ static inline void block_run(struct soft_vcpu *c, const struct soft_block *block
 {
     const struct soft_op *op = block->ops;
 
+    soft_activity_set(&c->counters, SOFT_IN_INTERPRETER);
     c->block_rip = c->rip;
     c->op_end = op + count;
     do {
@@ -260,6 +265,7 @@ static void step_run(struct soft_vcpu *c)
     c->stepping = true;
     c->rf_kept = false;
     c->trap_dropped = false;
+    soft_count(&c->counters.steps);
     block_run(c, block, 1);
     c->stepping = false;
     soft_io_commit(c);
@@ -321,6 +327,7 @@ static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
     if (c->inject_waiting)
         injection_take(c);
     for (;;) {
+        soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
         if (__builtin_expect(atomic_load_explicit(&c->request, memory_order_relaxed) != 0, 0))
             requests_serve(c);
         if (__builtin_expect(c->halted, 0))
@@ -331,10 +338,12 @@ static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
         }
         op_idle(c);
         struct soft_block *block = soft_code_find(c);
-        if (soft_translate_block(c, block))
+        if (soft_translate_block(c, block)) {
             soft_translated_run(c, block);
-        else
+        } else {
+            soft_count(&c->counters.interpreted);
             block_run(c, block, block->count);
+        }
     }
 }
 
@@ -363,11 +372,16 @@ static void soft_run(struct vcpu *vcpu, struct cpu_exit *exit)
     struct soft_vcpu *c = &vcpu->soft;
 
     c->exit = exit;
+    if (c->sampler)
+        soft_sampler_here(c->sampler);
+    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     op_idle(c);
     gs_base_set(c);
     soft_code_enter(c);
     run_guarded(c);
     soft_code_leave(c);
+    soft_count(&c->counters.vm_exit[exit->kind]);
+    soft_activity_set(&c->counters, exit->kind == CPU_EXIT_HALT ? SOFT_IN_HALT : SOFT_IN_VM);
 }
 
 /* -- the engine's other operations -- */
@@ -430,6 +444,7 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
     vm->soft.vcpu_count = config->vcpu_count;
     vm->soft.has_wrgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
     vm->soft.translate = !config->interpret_only;
+    vm->soft.sample_time = config->sample_time;
     vm->soft.translate_after = config->translate_at_once ? 0 : HEAT_ENOUGH;
     vm->soft.code_bytes = config->code_bytes ? config->code_bytes : CODE_BYTES;
     if (vm->soft.code_bytes < CODE_BYTES_MIN)
@@ -460,6 +475,7 @@ static void soft_vcpu_free(struct vcpu *vcpu)
     c = &vcpu->soft;
     if (c->vm && c->vm->vcpu[c->index] == c)
         c->vm->vcpu[c->index] = NULL;
+    soft_sampler_free(c->sampler);
     soft_translator_free(c);
     soft_cache_free(c);
     free(c->tlb);
@@ -493,6 +509,10 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
                          "this host allows vCPU %u no code cache (memfd, executable mappings)",
                          index);
     }
+    if (vm->soft.sample_time && soft_sampler_new(&c->counters, &c->sampler) != 0) {
+        soft_vcpu_free(vcpu);
+        return error_set(err, -EAGAIN, "this host allows vCPU %u no thread that samples it", index);
+    }
     vm->soft.vcpu[index] = c;
     *out = vcpu;
     return 0;
@@ -518,6 +538,11 @@ static void soft_tsc_offset_set(struct vcpu *vcpu, uint64_t offset)
     vcpu->soft.tsc_offset = offset;
 }
 
+static void soft_counters_op(struct vcpu *vcpu, cpu_counter_visit *visit, void *opaque)
+{
+    soft_counters_visit(&vcpu->soft.counters, visit, opaque);
+}
+
 static int interpreter_vm_new(const struct cpu_config *config, struct cpu_vm **out,
                               struct error *err)
 {
@@ -533,7 +558,7 @@ static int interpreter_vm_new(const struct cpu_config *config, struct cpu_vm **o
     .vcpu_free = soft_vcpu_free, .run = soft_run, .kick = soft_kick,                               \
     .interrupt_set = soft_interrupt_set, .inject = soft_inject, .state_get = soft_state_get_op,    \
     .state_set = soft_state_set_op, .tsc_offset_get = soft_tsc_offset_get,                         \
-    .tsc_offset_set = soft_tsc_offset_set
+    .tsc_offset_set = soft_tsc_offset_set, .counters = soft_counters_op
 
 const struct cpu_engine cpu_engine_soft = {
     .name = "soft",

@@ -24,6 +24,7 @@
 
 #include "base/fence.h"
 #include "cpu/cpu.h"
+#include "cpu/soft/counters.h"
 #include "cpu/x86/decode.h"
 #include "cpu/x86/state.h"
 
@@ -216,6 +217,9 @@ struct soft_vcpu {
     /* What the running instruction's completed accesses gave. Last, since it is large and rare. */
     uint64_t io_log[SOFT_IO_LOG];
     struct soft_lookup lookup[SOFT_LOOKUPS];
+
+    struct soft_counters counters;
+    struct soft_sampler *sampler; /* NULL: nobody asks where time goes */
 };
 
 struct soft_vm {
@@ -224,6 +228,7 @@ struct soft_vm {
     unsigned vcpu_count;
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;
+    bool sample_time;
     uint8_t translate_after; /* interpretations of a block before it is translated */
     size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;

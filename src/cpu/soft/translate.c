@@ -115,6 +115,7 @@ static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
     struct cold *cold;
 
     tr_flags_clobber(tr);
+    emit_inc_state(e, STATE(counters.leaf[0]) + 8 * op->insn.op);
     emit_mov_reg_state(e, HOST_R10, STATE(code_page));
     emit_lea(e, HOST_R10, HOST_R10, HOST_NONE, 0, tr_page_offset(tr, 0));
     emit_mov_state_reg(e, STATE(block_rip), HOST_R10);
@@ -181,6 +182,7 @@ static void op_translate(struct translation *tr, unsigned i)
 static void cold_twin(struct translation *tr, const struct cold *cold)
 {
     exit_op(tr, cold->op, true);
+    tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_FILL ? SITE_TLB : SITE_DECLINED;
     tr->block->resume[cold->op] = to_execute(tr->t, tr->e.at);
     if (cold->vectors)
         emit_call_state(&tr->e, STATE(vector_ready));
@@ -270,6 +272,15 @@ static bool room_left(const struct soft_translator *t)
            t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= t->sites_max;
 }
 
+static void translation_count(const struct translation *tr)
+{
+    struct soft_counters *counters = &tr->c->counters;
+
+    soft_count(&counters->translated);
+    soft_count_add(&counters->translated_guest, tr->block->bytes);
+    soft_count_add(&counters->translated_host, (uint64_t)(tr->e.at - tr->t->write) - tr->t->used);
+}
+
 static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
@@ -280,13 +291,17 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
         atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
         return false;
     }
+    soft_activity_set(&c->counters, SOFT_IN_TRANSLATION);
     tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
     block_emit(&tr);
+    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     if (tr.e.full) {
+        soft_count(&c->counters.translated_not);
         block->code = NULL;
         block->heat = 0;
         return false;
     }
+    translation_count(&tr);
     t->used = (size_t)(tr.e.at - t->write + 15) & ~(size_t)15;
     return true;
 }

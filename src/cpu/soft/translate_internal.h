@@ -27,10 +27,17 @@ struct soft_link {
     bool flags_in_memory;
 };
 
+enum site_reason {
+    SITE_TWIN,     /* it is not translated */
+    SITE_DECLINED, /* its leaf can't do it, or its operand is misaligned */
+    SITE_TLB       /* its operand's page can't be put into the TLB */
+};
+
 /* An operation that leaves to C. */
 struct site {
     struct soft_block *block;
     uint32_t op;
+    enum site_reason reason;
 };
 
 /* Entries of the fixed code at the cache's beginning, in the executable view. */

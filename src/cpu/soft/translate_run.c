@@ -137,6 +137,7 @@ static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t
     struct soft_block *block = site->block;
     const struct soft_op *op = &block->ops[site->op];
 
+    soft_activity_set(&c->counters, SOFT_IN_TWIN);
     c->block_rip = c->code_page + ((uintptr_t)block->host & 0xfff);
     c->op = op;
     c->op_end = op + 1;
@@ -145,6 +146,24 @@ static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t
         c->rip = c->block_rip + op->next;
     *at = block->valid ? block->resume[site->op] : NULL;
     return *at && !soft_op_ends_block(&op->insn);
+}
+
+static void site_count(struct soft_counters *counters, const struct site *site)
+{
+    const struct x86_insn *insn = &site->block->ops[site->op].insn;
+
+    switch (site->reason) {
+    case SITE_TLB:
+        soft_count(&counters->exit_tlb);
+        break;
+    case SITE_DECLINED:
+        soft_count(&counters->exit_declined);
+        soft_count(&counters->declined[insn->op]);
+        break;
+    default:
+        soft_count(&counters->exit_twin);
+        soft_count_twin(counters, insn);
+    }
 }
 
 /* A branch led to no address: its twin raises #GP, with RSP as it was before. Where code ran on
@@ -185,6 +204,7 @@ static bool same_page(const struct soft_block *a, const struct soft_block *b)
 void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
+    struct soft_counters *counters = &c->counters;
     const uint8_t *at = block->code;
     struct soft_link *link;
     uint64_t flushes;
@@ -192,12 +212,18 @@ void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
     lookup_fill(c, block);
     c->code_page = c->rip & ~UINT64_C(0xfff);
     for (;;) {
-        switch (t->fixed.enter(c, at)) {
+        soft_count(&counters->entries);
+        soft_activity_set(counters, SOFT_IN_TRANSLATED);
+        uint32_t kind = t->fixed.enter(c, at);
+        soft_activity_set(counters, SOFT_IN_DISPATCH);
+        switch (kind) {
         case EXIT_OP:
+            site_count(counters, &t->sites[c->exit_value]);
             if (!twin_run(c, &t->sites[c->exit_value], &at))
                 return;
             continue;
         case EXIT_LINK:
+            soft_count(&counters->exit_link);
             link = &t->links[c->exit_value];
             flushes = t->flushes;
             c->rip = c->code_page + link->target;
@@ -205,10 +231,15 @@ void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
             if (!block)
                 return;
             /* The page may have been exchanged since the jump's block was entered. */
-            if (t->flushes == flushes && same_page(link->from, block))
+            if (t->flushes == flushes && same_page(link->from, block)) {
                 link_patch(t, link, block);
+                soft_count(&counters->linked);
+            }
             break;
         default:
+            soft_count(atomic_load_explicit(&c->request, memory_order_relaxed) != 0
+                           ? &counters->exit_poll
+                           : &counters->exit_lookup);
             c->rip = c->exit_value;
             if (!soft_is_canonical(c->rip)) {
                 /* code_page is still the branch's own. */
