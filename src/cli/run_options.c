@@ -264,6 +264,14 @@ static int set_stats(void *into, const char *value, struct error *err)
     return 0;
 }
 
+static int set_testdev(void *into, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)into)->vm.testdev = true;
+    return 0;
+}
+
 static int set_json(void *into, const char *value, struct error *err)
 {
     (void)value;
@@ -330,6 +338,8 @@ static const struct option run_table[] = {
      "at the end, write what the engine has counted, and where time went,\n"
      "to this file or to standard error (with --json: in JSON)",
      set_stats},
+    {"testdev", NULL, "offer the test device pc-testdev: interrupt lines, I/O and MMIO to try",
+     set_testdev},
     {"json", NULL, "report on standard error in JSON, one object a line", set_json},
     {"verbose", NULL, "log more", set_verbose},
     {"help", NULL, "show this and exit", set_help},

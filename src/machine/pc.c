@@ -19,6 +19,7 @@
 #include "dev/legacy/debug_exit.h"
 #include "dev/legacy/fw_cfg.h"
 #include "dev/legacy/i8042.h"
+#include "dev/legacy/testdev.h"
 #include "dev/legacy/uart.h"
 #include "dev/pci/pci.h"
 #include "dev/virtio/devices.h"
@@ -79,6 +80,7 @@ struct pc {
     struct pvclock *pvclock;
     struct i8042 *i8042;
     struct debug_exit *debug;
+    struct testdev *testdev; /* NULL: not asked for */
     struct fw_cfg *fw_cfg;
     struct pci_root *pci;
     struct uart *uart[PC_SERIAL_MAX];
@@ -102,6 +104,17 @@ static void isa_irq_set(void *opaque, unsigned irq, bool level)
 static struct irq_line isa_line(struct pc *pc, unsigned irq)
 {
     return (struct irq_line){isa_irq_set, pc, irq};
+}
+
+/* A line of the test device: the first 16 are ISA's. */
+static void test_irq_set(void *opaque, unsigned line, bool level)
+{
+    struct pc *pc = opaque;
+
+    if (line < PCI_GSI)
+        isa_irq_set(pc, line, level);
+    else
+        ioapic_set_irq(pc->ioapic, line, level);
 }
 
 /* COM1 and COM3 share IRQ 4, COM2 and COM4 IRQ 3: the line is high while either port asserts. */
@@ -292,12 +305,15 @@ static int legacy_new(struct pc *pc, const struct pc_config *config)
         .panic = guest_panicked,
         .opaque = pc,
     };
+    const struct testdev_config testdev = {pc->ports, pc->mmio, {test_irq_set, pc, 0}};
     int rc = acpi_pm_new(&pm, &pc->pm);
 
     if (!rc)
         rc = i8042_new(&keyboard, &pc->i8042);
     if (!rc)
         rc = debug_exit_new(&debug, &pc->debug);
+    if (!rc && config->testdev)
+        rc = testdev_new(&testdev, &pc->testdev);
     return rc;
 }
 
@@ -624,6 +640,7 @@ void pc_free(struct pc *pc)
     for (unsigned i = 0; i < PC_SERIAL_MAX; i++)
         uart_free(pc->uart[i]);
     fw_cfg_free(pc->fw_cfg);
+    testdev_free(pc->testdev);
     debug_exit_free(pc->debug);
     i8042_free(pc->i8042);
     acpi_pm_free(pc->pm);
@@ -652,6 +669,8 @@ static void parts_reset(struct pc *pc)
     }
     fw_cfg_reset(pc->fw_cfg);
     debug_exit_reset(pc->debug);
+    if (pc->testdev)
+        testdev_reset(pc->testdev);
     i8042_reset(pc->i8042);
     acpi_pm_reset(pc->pm);
     pvclock_reset(pc->pvclock);

@@ -67,6 +67,7 @@ struct pc_config {
     struct char_backend *serial[PC_SERIAL_MAX]; /* the caller's; NULL: that port is not there */
     struct char_backend *console;               /* the caller's; NULL: no virtio console */
     bool debug_exit;                            /* offer port 0xf4 */
+    bool testdev;                               /* offer the test device */
     struct pc_events events;
 };
 

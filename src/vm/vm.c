@@ -212,6 +212,7 @@ static void board_config_fill(struct vm *vm, const struct vm_config *config,
         .boot = config->boot,
         .disk_count = vm->disk_count,
         .debug_exit = config->debug_exit,
+        .testdev = config->testdev,
         .events =
             {
                 .opaque = vm,

@@ -50,6 +50,7 @@ struct vm_config {
     const char *name;                  /* NULL: none */
     bool no_reboot;
     bool debug_exit;
+    bool testdev;
     bool interpret_only;
     bool sample_time; /* the counters say where time goes, too */
     /* A key typed after Ctrl-A, on the I/O thread; may call vm_stop and vm_power_button. */
