@@ -1,11 +1,8 @@
 /*
- * The block cache of the interpreter, and its coherence with guest memory.
+ * Coherence of decoded code with guest memory: who holds code of which page, and what happens when
+ * somebody writes there. The blocks themselves: cache.c.
  *
- * Each vCPU has a cache of its own, so that finding and running a block takes no lock. A block is
- * known by the host address of its first byte (that is: by guest-physical address) and by the mode
- * bits that decoding depends on; a small direct-mapped table from linear addresses stands before.
- *
- * Coherence. struct soft_code says for every guest page which vCPUs hold blocks of it and which of
+ * struct soft_code says for every guest page which vCPUs hold blocks of it and which of
  * its 64-byte lines they cover, under one lock. A page that holds code has no write entries in any
  * TLB, so every store to it comes here, drops the overlapping blocks of this vCPU, and leaves a
  * note for the others, which they read before their next block. A vCPU that decodes a page nobody
@@ -15,25 +12,17 @@
  *
  * Locks: soft_code.lock is a leaf but for the memory behind it. A vCPU that waits for it counts as
  * not running, so that the holder may wait for the others.
+ * Threads: a vCPU's own, but for device_wrote(), which any thread may call.
  */
-#include "cpu/soft/code.h"
-
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 
+#include "cpu/soft/code_internal.h"
 #include "cpu/soft/paging.h"
-#include "cpu/soft/translate.h"
 
-#define JUMP_ENTRIES    16384
-#define HASH_ENTRIES    131072
-#define PAGE_ENTRIES    4096
-#define CROSSINGS       256
-#define NOTES_MAX       64
-#define PAGES_SEEN_BITS 4096
-#define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
+#define NOTES_MAX 64
 
 struct code_page {
     uint64_t vcpus; /* bit n: vCPU n holds blocks of this page */
@@ -55,41 +44,6 @@ struct soft_code {
     uint64_t page_count;
     struct notes *notes; /* by vCPU */
     _Atomic bool *running;
-};
-
-struct jump_entry {
-    uint64_t rip;
-    uint64_t generation; /* with the mode: soft_vcpu.code_key */
-    struct soft_block *block;
-};
-
-struct page_entry {
-    const uint8_t *page;
-    struct page_entry *next;
-    struct soft_block *blocks;
-};
-
-/* An instruction that no page holds alone, kept with its bytes, which are compared at each use. */
-struct crossing {
-    uint8_t bytes[16];
-    uint8_t available, mode;
-    _Alignas(16) uint8_t block[sizeof(struct soft_block) + sizeof(struct soft_op)];
-};
-
-struct soft_cache {
-    struct jump_entry jump[JUMP_ENTRIES];
-    /* Of addresses: jump entries made under an older one do not count. Entries on global pages have
-     * a generation of their own, whose numbers are odd. */
-    uint64_t generation, generation_global;
-    uint64_t secret; /* makes salts that no guest can compute: see key_update() */
-    uint64_t pages_seen[PAGES_SEEN_BITS / 64]; /* hashes of pages with jump entries, since then */
-    uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
-    uint32_t cs_limit;
-    struct soft_block *hash[HASH_ENTRIES];
-    struct page_entry *pages[PAGE_ENTRIES];
-    uint8_t *arena;
-    uint64_t arena_bytes, arena_used;
-    struct crossing crossing[CROSSINGS];
 };
 
 /* -- the VM's side -- */
@@ -156,7 +110,7 @@ void soft_code_leave(struct soft_vcpu *c)
     atomic_store(&c->vm->code->running[c->index], false);
 }
 
-static void code_lock(struct soft_vcpu *c)
+void soft_code_lock(struct soft_vcpu *c)
 {
     struct soft_code *code = c->vm->code;
 
@@ -172,109 +126,12 @@ static void code_lock(struct soft_vcpu *c)
     }
 }
 
-static void code_unlock(struct soft_vcpu *c)
+void soft_code_unlock(struct soft_vcpu *c)
 {
     pthread_mutex_unlock(&c->vm->code->lock);
 }
 
-/* -- dropping blocks -- */
-
-static unsigned page_hash(const uint8_t *page)
-{
-    return (unsigned)(((uintptr_t)page >> 12) % PAGE_ENTRIES);
-}
-
-static unsigned block_hash(const uint8_t *host, uint8_t mode)
-{
-    return (unsigned)((((uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15)) >> 40) + mode) %
-           HASH_ENTRIES;
-}
-
-static void block_drop(struct soft_vcpu *c, struct soft_block *block)
-{
-    struct soft_block **link = &c->cache->hash[block_hash(block->host, block->mode)];
-
-    while (*link && *link != block)
-        link = &(*link)->hash_next;
-    if (*link)
-        *link = block->hash_next;
-    block->valid = false;
-    soft_translation_drop(c, block);
-    /* The running block goes on to the end of the running instruction only. */
-    if (c->op >= block->ops && c->op < block->ops + block->count)
-        c->op_end = c->op + 1;
-}
-
-static struct page_entry *page_find(const struct soft_vcpu *c, const uint8_t *page)
-{
-    struct page_entry *entry = c->cache->pages[page_hash(page)];
-
-    while (entry && entry->page != page)
-        entry = entry->next;
-    return entry;
-}
-
-/* Whether a change of [from, to) of the block's page concerns the block. */
-static bool block_depends(const struct soft_block *block, const uint8_t *from, const uint8_t *to)
-{
-    const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
-
-    if (block->host < to && from < block->host + block->bytes)
-        return true;
-    for (unsigned i = 0; i < block->ahead_count; i++) {
-        if (page + block->ahead[i].from < to && from < page + block->ahead[i].to)
-            return true;
-    }
-    return false;
-}
-
-/* Drops this vCPU's blocks that depend on [from, to) of a page; true: none are left on it. */
-static bool blocks_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
-                        uint64_t *counter)
-{
-    const uint8_t *page = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)0xfff);
-    struct page_entry *entry = page_find(c, page);
-    struct soft_block **link;
-
-    if (!entry)
-        return true;
-    link = &entry->blocks;
-    while (*link) {
-        struct soft_block *block = *link;
-
-        if (block_depends(block, from, to)) {
-            *link = block->page_next;
-            block_drop(c, block);
-            soft_count(counter);
-        } else {
-            link = &block->page_next;
-        }
-    }
-    return entry->blocks == NULL;
-}
-
-static void cache_clear(struct soft_vcpu *c)
-{
-    struct soft_cache *cache = c->cache;
-
-    soft_count(&c->counters.cache_clears);
-    memset(cache->hash, 0, sizeof cache->hash);
-    memset(cache->pages, 0, sizeof cache->pages);
-    cache->arena_used = 0;
-    soft_translator_clear(c);
-    soft_code_forget_addresses(c);
-}
-
-void *soft_code_alloc(struct soft_vcpu *c, size_t bytes)
-{
-    struct soft_cache *cache = c->cache;
-    void *at = cache->arena + cache->arena_used;
-
-    if (cache->arena_used + bytes + 16 > cache->arena_bytes)
-        return NULL;
-    cache->arena_used += (bytes + 15) & ~UINT64_C(15);
-    return at;
-}
+/* -- writes -- */
 
 /* Under the lock: another vCPU's blocks of a page must go. */
 static void note_leave(struct soft_vm *vm, unsigned vcpu, uint64_t gpa, bool from_device)
@@ -328,7 +185,7 @@ static void page_written(struct soft_vm *vm, struct soft_vcpu *own, uint64_t gpa
             const uint8_t *host = soft_host(own, gpa, &rom);
 
             soft_count(&own->counters.code_stores);
-            if (blocks_drop(own, host, host + length, &own->counters.dropped_by_store))
+            if (soft_cache_drop(own, host, host + length, &own->counters.dropped_by_store))
                 page->vcpus &= ~bit;
         } else {
             note_leave(vm, i, gpa, own == NULL);
@@ -357,13 +214,13 @@ static void device_wrote(void *opaque, uint64_t gpa, uint64_t length)
 
 void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length)
 {
-    code_lock(c);
+    soft_code_lock(c);
     page_written(c->vm, c, gpa, length);
 }
 
 void soft_code_write_end(struct soft_vcpu *c)
 {
-    code_unlock(c);
+    soft_code_unlock(c);
 }
 
 void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length)
@@ -383,29 +240,29 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
         atomic_fetch_and(&c->request, ~SOFT_REQUEST_TLB);
     }
     if (requests & SOFT_REQUEST_CLEAR) {
-        cache_clear(c);
+        soft_cache_clear(c);
         atomic_fetch_and(&c->request, ~SOFT_REQUEST_CLEAR);
     }
     if (!(requests & SOFT_REQUEST_INVALIDATE))
         return;
-    code_lock(c);
+    soft_code_lock(c);
     atomic_fetch_and(&c->request, ~SOFT_REQUEST_INVALIDATE);
     soft_count_add(&c->counters.code_notes_device, notes->from_device);
     soft_count_add(&c->counters.code_notes_vcpu, notes->from_vcpu);
     if (notes->overflow)
-        cache_clear(c);
+        soft_cache_clear(c);
     for (unsigned i = 0; i < notes->count && !notes->overflow; i++) {
         bool rom = false;
         const uint8_t *page = soft_host(c, notes->gpa[i], &rom);
 
         if (page)
-            (void)blocks_drop(c, page, page + GUEST_PAGE_SIZE, &c->counters.dropped_by_note);
+            (void)soft_cache_drop(c, page, page + GUEST_PAGE_SIZE, &c->counters.dropped_by_note);
     }
     notes->count = 0;
     notes->from_device = 0;
     notes->from_vcpu = 0;
     notes->overflow = false;
-    code_unlock(c);
+    soft_code_unlock(c);
 }
 
 /* -- marking pages -- */
@@ -429,8 +286,7 @@ static void writers_stop(struct soft_vcpu *c)
     }
 }
 
-/* Under the lock, before the page's bytes are read: it is code from now on. */
-static void page_mark(struct soft_vcpu *c, uint64_t gpa)
+void soft_code_mark(struct soft_vcpu *c, uint64_t gpa)
 {
     struct code_page *page = &c->vm->code->pages[gpa / GUEST_PAGE_SIZE];
     bool fresh = page->vcpus == 0;
@@ -444,7 +300,7 @@ static void page_mark(struct soft_vcpu *c, uint64_t gpa)
     writers_stop(c);
 }
 
-static void page_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
+void soft_code_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
 {
     c->vm->code->pages[gpa / GUEST_PAGE_SIZE].lines |= line_mask(gpa, bytes);
 }
@@ -456,521 +312,8 @@ void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_r
             return;
     }
     block->ahead[block->ahead_count++] = range;
-    code_lock(c);
-    page_cover(c, (block->gpa & ~UINT64_C(0xfff)) + range.from, (unsigned)(range.to - range.from));
-    code_unlock(c);
-}
-
-/* -- finding and building -- */
-
-int soft_cache_new(struct soft_vcpu *c)
-{
-    struct soft_cache *cache = calloc(1, sizeof *cache);
-    void *arena;
-
-    if (!cache)
-        return -ENOMEM;
-    if (getrandom(&cache->secret, sizeof cache->secret, 0) != sizeof cache->secret) {
-        free(cache);
-        return -EIO;
-    }
-    cache->arena_bytes = c->vm->code_bytes / 4 * 3;
-    arena = mmap(NULL, cache->arena_bytes, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (arena == MAP_FAILED) {
-        free(cache);
-        return -ENOMEM;
-    }
-    cache->arena = arena;
-    cache->generation = 2;
-    cache->generation_global = 3;
-    c->cache = cache;
-    return 0;
-}
-
-void soft_cache_free(struct soft_vcpu *c)
-{
-    if (!c->cache)
-        return;
-    munmap(c->cache->arena, c->cache->arena_bytes);
-    free(c->cache);
-    c->cache = NULL;
-}
-
-/* Whether vector instructions may run on the host's unit as they stand: nothing of the guest's
- * settings makes them fault. */
-static bool vectors_free(const struct soft_vcpu *c)
-{
-    const struct x86_cpuid *cpuid = c->vm->cpuid;
-    bool saved = !cpuid->feature[X86_FEATURE_XSAVE] ||
-                 ((c->cr4 & X86_CR4_OSXSAVE) && c->xcr0 == cpuid->xcr0_allowed);
-
-    return (c->vector.mxcsr & 0x1f80) == 0x1f80 && !(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) &&
-           (c->cr4 & X86_CR4_OSFXSR) && saved && cpuid->feature[X86_FEATURE_AVX];
-}
-
-static uint64_t scramble(uint64_t key)
-{
-    key *= UINT64_C(0x9e3779b97f4a7c15);
-    return (key ^ key >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
-}
-
-/* A lookup key is rip + salt: some rip makes the key of any entry, stale and empty ones too. A
- * guest that knew the salts could branch there. */
-static void key_update(struct soft_vcpu *c)
-{
-    bool plain = soft_is_real(c) || soft_is_v86(c);
-    unsigned mode = c->code_size | (plain ? 4u : 0) | (vectors_free(c) ? SOFT_MODE_VECTORS : 0) |
-                    (c->cpl == 3 ? 16u : 0);
-
-    c->code_key = c->cache->generation << 5 | mode;
-    c->code_key_global = c->cache->generation_global << 5 | mode;
-    c->salt = scramble(c->code_key ^ c->cache->secret);
-    c->salt_global = scramble(c->code_key_global ^ c->cache->secret);
-    c->tlb_now = &c->tlb[c->privilege];
-}
-
-bool soft_code_is_global(const struct soft_vcpu *c)
-{
-    const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
-    unsigned index = (unsigned)(c->rip >> 12) % SOFT_TLB_ENTRIES;
-
-    return tlb->entry[SOFT_FETCH][index].tag == (c->rip & ~UINT64_C(0xfff)) &&
-           tlb->global[SOFT_FETCH][index];
-}
-
-static unsigned page_bit(uint64_t linear)
-{
-    return (unsigned)(((linear >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % PAGES_SEEN_BITS;
-}
-
-void soft_code_forget_local(struct soft_vcpu *c)
-{
-    c->cache->generation += 2;
-    key_update(c);
-}
-
-void soft_code_forget_addresses(struct soft_vcpu *c)
-{
-    c->cache->generation_global += 2;
-    memset(c->cache->pages_seen, 0, sizeof c->cache->pages_seen);
-    soft_code_forget_local(c);
-}
-
-void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear)
-{
-    unsigned bit = page_bit(linear);
-
-    if (c->cache->pages_seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
-        soft_code_forget_addresses(c);
-}
-
-void soft_code_mode_changed(struct soft_vcpu *c)
-{
-    struct soft_cache *cache = c->cache;
-    const struct x86_segment *cs = &c->seg[X86_CS];
-
-    if (c->code_size != X86_CODE_64 &&
-        (cs->base != cache->cs_base || cs->limit != cache->cs_limit)) {
-        cache->cs_base = cs->base;
-        cache->cs_limit = cs->limit;
-        cache->generation += 2;
-        cache->generation_global += 2;
-    }
-    key_update(c);
-}
-
-/* The part of the key that decoding depends on (VEX has no meaning in real and v86 mode). */
-static uint8_t code_mode(const struct soft_vcpu *c)
-{
-    return c->code_key & 15;
-}
-
-bool soft_op_sets_rip(const struct x86_insn *insn)
-{
-    switch (insn->op) {
-    case X86_OP_CALL:
-    case X86_OP_CALL_IND:
-    case X86_OP_CALL_FAR:
-    case X86_OP_CALL_FAR_IND:
-    case X86_OP_JMP:
-    case X86_OP_JMP_IND:
-    case X86_OP_JMP_FAR:
-    case X86_OP_JMP_FAR_IND:
-    case X86_OP_RET:
-    case X86_OP_RETF:
-    case X86_OP_IRET:
-    case X86_OP_JCC:
-    case X86_OP_LOOP:
-    case X86_OP_LOOPE:
-    case X86_OP_LOOPNE:
-    case X86_OP_JCXZ:
-    case X86_OP_INT:
-    case X86_OP_INT1:
-    case X86_OP_INT3:
-    case X86_OP_INTO:
-    case X86_OP_SYSCALL:
-    case X86_OP_SYSRET:
-    case X86_OP_SYSENTER:
-    case X86_OP_SYSEXIT:
-    case X86_OP_HLT:
-    case X86_OP_PAUSE:
-    case X86_OP_MOVS:
-    case X86_OP_CMPS:
-    case X86_OP_STOS:
-    case X86_OP_LODS:
-    case X86_OP_SCAS:
-    case X86_OP_INS:
-    case X86_OP_OUTS:
-        return true;
-    default:
-        return false;
-    }
-}
-
-bool soft_op_ends_block(const struct x86_insn *insn)
-{
-    if (soft_op_sets_rip(insn))
-        return true;
-    switch (insn->op) {
-    case X86_OP_MOV_TO_CR:
-    case X86_OP_MOV_TO_DR:
-    case X86_OP_LMSW:
-    case X86_OP_CLTS:
-    case X86_OP_WRMSR:
-    case X86_OP_XSETBV:
-    case X86_OP_MOV_TO_SEG:
-    case X86_OP_POP_SEG:
-    case X86_OP_LOAD_FAR:
-    case X86_OP_POPF:
-    case X86_OP_STI:
-    case X86_OP_INVLPG:
-    case X86_OP_INVPCID:
-    case X86_OP_CLAC:
-    case X86_OP_STAC:
-    case X86_OP_CPUID:
-    case X86_OP_SERIALIZE:
-    case X86_OP_LDMXCSR:
-    case X86_OP_FXRSTOR:
-    case X86_OP_XRSTOR:
-    case X86_OP_SWAPGS:
-    case X86_OP_UD:
-    case X86_OP_INVALID:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* What the decoder may look at. */
-struct window {
-    const uint8_t *bytes;
-    unsigned available;
-    unsigned most; /* operations wanted */
-};
-
-static void op_undefined(struct soft_vcpu *c, const struct soft_op *op)
-{
-    (void)op;
-    soft_raise(c, X86_UD);
-}
-
-static void op_too_long(struct soft_vcpu *c, const struct soft_op *op)
-{
-    (void)op;
-    soft_raise_code(c, X86_GP, 0);
-}
-
-static void op_bind(struct soft_vcpu *c, struct soft_op *op, enum x86_decode_result result)
-{
-    op->run = NULL;
-    op->stub = NULL;
-    op->extra = 0;
-    if (result == X86_DECODE_OK) {
-        switch (op->insn.op) {
-        case X86_OP_X87:
-        case X86_OP_VECTOR:
-        case X86_OP_FWAIT:
-        case X86_OP_FXSAVE:
-        case X86_OP_FXRSTOR:
-        case X86_OP_XSAVE:
-        case X86_OP_XRSTOR:
-        case X86_OP_XSAVEOPT:
-        case X86_OP_XSAVEC:
-        case X86_OP_LDMXCSR:
-        case X86_OP_STMXCSR:
-            op->run = soft_vector_handler(c->vm, op);
-            break;
-        default:
-            op->run = soft_handler_for(&op->insn);
-        }
-    }
-    if (!op->run) {
-        op->run = result == X86_DECODE_TOO_LONG ? op_too_long : op_undefined;
-        op->insn.op = X86_OP_INVALID;
-    }
-    op->sets_rip = soft_op_sets_rip(&op->insn);
-}
-
-/* Decodes into `block` until something ends it. The first instruction may be incomplete: then
- * `count` stays 0 and the result says why. */
-static enum x86_decode_result block_decode(struct soft_vcpu *c, const struct window *window,
-                                           struct soft_block *block)
-{
-    unsigned offset = 0;
-
-    block->count = 0;
-    block->ahead_count = 0;
-    block->heat = 0;
-    block->code = NULL;
-    block->incoming = NULL;
-    while (block->count < window->most && offset < window->available) {
-        struct soft_op *op = &block->ops[block->count];
-        enum x86_decode_result result =
-            x86_decode(&op->insn, (enum x86_code_size)c->code_size, window->bytes + offset,
-                       window->available - offset);
-
-        if (result == X86_DECODE_MORE) {
-            if (block->count == 0)
-                return result;
-            break;
-        }
-        op->offset = (uint16_t)offset;
-        op_bind(c, op, result);
-        offset += op->insn.length;
-        op->next = (uint16_t)offset;
-        block->count++;
-        if (soft_op_ends_block(&op->insn))
-            break;
-    }
-    block->bytes = (uint16_t)offset;
-    return block->count > 0 ? X86_DECODE_OK : X86_DECODE_MORE;
-}
-
-static uint64_t code_linear(const struct soft_vcpu *c)
-{
-    return (c->code_size == X86_CODE_64 ? c->rip : c->rip + c->seg[X86_CS].base) & c->address_mask;
-}
-
-/* How many bytes from c->rip on CS's limit allows. */
-static uint64_t code_limit(const struct soft_vcpu *c)
-{
-    uint64_t limit = c->seg[X86_CS].limit;
-
-    if (c->code_size == X86_CODE_64)
-        return UINT64_MAX;
-    return c->rip > limit ? 0 : limit - c->rip + 1;
-}
-
-/* Host pointer to an instruction byte from the TLB alone; NULL: ask fetch_host(). */
-static const uint8_t *fetch_cached(const struct soft_vcpu *c, uint64_t linear)
-{
-    const struct soft_tlb_entry *entry =
-        &c->tlb[soft_privilege_now(c)].entry[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
-
-    if (entry->tag != (linear & ~UINT64_C(0xfff)))
-        return NULL;
-    return (const uint8_t *)(uintptr_t)(entry->page + (linear & 0xfff));
-}
-
-/* Host pointer to an instruction byte; NULL: nothing there. Raises fetch faults. */
-static const uint8_t *fetch_host(struct soft_vcpu *c, uint64_t linear, uint64_t *gpa)
-{
-    struct soft_walk_request request = {
-        .linear = linear, .access = SOFT_FETCH, .privilege = soft_privilege_now(c), .cache = true};
-    struct soft_target target;
-
-    soft_translate(c, &request, &target);
-    *gpa = target.gpa;
-    return target.host;
-}
-
-static const uint8_t *fetch_any(struct soft_vcpu *c, uint64_t linear)
-{
-    const uint8_t *host = fetch_cached(c, linear);
-    uint64_t gpa;
-
-    return host ? host : fetch_host(c, linear, &gpa);
-}
-
-/* Copies up to 15 bytes across the page's end; a fault on the second page is that page's. */
-static unsigned fetch_copy(struct soft_vcpu *c, uint64_t linear, uint8_t bytes[16])
-{
-    unsigned want = X86_INSN_BYTES_MAX;
-    unsigned first = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff));
-    const uint8_t *host = fetch_any(c, linear);
-
-    if (first > want)
-        first = want;
-    memset(bytes, 0xff, 16);
-    if (host)
-        memcpy(bytes, host, first);
-    if (first == want)
-        return want;
-    /* Only when the instruction really reaches into the next page. */
-    struct x86_insn probe;
-    if (x86_decode(&probe, (enum x86_code_size)c->code_size, bytes, first) != X86_DECODE_MORE)
-        return first;
-    host = fetch_any(c, (linear + first) & c->address_mask);
-    if (host)
-        memcpy(bytes + first, host, want - first);
-    return want;
-}
-
-/* One instruction that is not kept: it crosses pages, the limit of CS, or lies in no memory. */
-static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
-{
-    struct crossing *crossing = &c->cache->crossing[linear % CROSSINGS];
-    struct soft_block *block = (struct soft_block *)(void *)crossing->block;
-    uint8_t bytes[16];
-    uint64_t limit = code_limit(c);
-    struct window window = {.bytes = bytes, .most = 1};
-
-    if (limit == 0)
-        soft_raise_code(c, X86_GP, 0);
-    window.available = fetch_copy(c, linear, bytes);
-    if (window.available > limit)
-        window.available = (unsigned)limit;
-    if (block->count == 1 && crossing->mode == code_mode(c) &&
-        crossing->available == window.available && memcmp(bytes, crossing->bytes, 16) == 0)
-        return block;
-    if (block_decode(c, &window, block) != X86_DECODE_OK)
-        soft_raise_code(c, X86_GP, 0);
-    soft_count(&c->counters.decoded_uncached);
-    crossing->mode = code_mode(c);
-    crossing->available = (uint8_t)window.available;
-    memcpy(crossing->bytes, bytes, 16);
-    return block;
-}
-
-static struct soft_block *block_alloc(struct soft_vcpu *c)
-{
-    struct soft_cache *cache = c->cache;
-
-    /* block_keep() may put a page_entry behind the block. */
-    if (cache->arena_used + BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32 > cache->arena_bytes)
-        cache_clear(c);
-    return (struct soft_block *)(void *)(cache->arena + cache->arena_used);
-}
-
-static void block_keep(struct soft_vcpu *c, struct soft_block *block)
-{
-    struct soft_cache *cache = c->cache;
-    const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
-    unsigned bucket = block_hash(block->host, block->mode);
-    struct page_entry *entry = page_find(c, page);
-    uint64_t bytes = sizeof *block + block->count * sizeof *block->ops;
-
-    cache->arena_used += (bytes + 15) & ~UINT64_C(15);
-    if (!entry) {
-        entry = (struct page_entry *)(void *)(cache->arena + cache->arena_used);
-        cache->arena_used += (sizeof *entry + 15) & ~UINT64_C(15);
-        *entry = (struct page_entry){.page = page, .next = cache->pages[page_hash(page)]};
-        cache->pages[page_hash(page)] = entry;
-    }
-    block->hash_next = cache->hash[bucket];
-    cache->hash[bucket] = block;
-    block->page_next = entry->blocks;
-    entry->blocks = block;
-    block->valid = true;
-}
-
-static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa)
-{
-    uint64_t linear = code_linear(c);
-    uint64_t limit = code_limit(c);
-    struct window window = {.bytes = host,
-                            .most = SOFT_BLOCK_OPS_MAX,
-                            .available = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff))};
-    struct soft_block *block;
-    enum x86_decode_result result;
-
-    if (limit < window.available)
-        window.available = (unsigned)limit;
-    if (window.available > SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX)
-        window.available = SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX;
-    if (window.available == 0)
-        return block_uncached(c, linear);
-    block = block_alloc(c);
-    code_lock(c);
-    soft_activity_set(&c->counters, SOFT_IN_DECODE);
-    page_mark(c, gpa);
-    result = block_decode(c, &window, block);
-    block->host = host;
-    block->gpa = gpa;
-    block->mode = code_mode(c);
-    if (result == X86_DECODE_OK) {
-        page_cover(c, gpa, block->bytes);
-        block_keep(c, block);
-        soft_count(&c->counters.decoded);
-        soft_count_add(&c->counters.decoded_bytes, block->bytes);
-    }
-    code_unlock(c);
-    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
-    return result == X86_DECODE_OK ? block : block_uncached(c, linear);
-}
-
-static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
-{
-    uint8_t mode = code_mode(c);
-    struct soft_block *block = c->cache->hash[block_hash(host, mode)];
-
-    while (block && (block->host != host || block->mode != mode))
-        block = block->hash_next;
-    return block;
-}
-
-static inline struct jump_entry *jump_entry(const struct soft_vcpu *c)
-{
-    return &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
-}
-
-/* Remembers where c->rip led. The page has a fetch TLB entry: it was used or made just now. */
-static void jump_set(struct soft_vcpu *c, uint64_t linear, struct soft_block *block)
-{
-    const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
-    bool global = tlb->global[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
-    unsigned bit = page_bit(linear);
-
-    c->cache->pages_seen[bit / 64] |= UINT64_C(1) << (bit % 64);
-    *jump_entry(c) = (struct jump_entry){
-        .rip = c->rip, .generation = global ? c->code_key_global : c->code_key, .block = block};
-}
-
-static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *c)
-{
-    uint64_t linear = code_linear(c);
-    const uint8_t *host;
-    struct soft_block *block;
-
-    if (code_limit(c) == 0)
-        soft_raise_code(c, X86_GP, 0);
-    host = fetch_cached(c, linear);
-    block = host ? block_lookup(c, host) : NULL;
-    if (!block) {
-        uint64_t gpa;
-
-        host = fetch_host(c, linear, &gpa);
-        if (!host)
-            return block_uncached(c, linear);
-        block = block_lookup(c, host);
-        if (!block)
-            block = block_build(c, host, gpa);
-    }
-    if (block->bytes > code_limit(c))
-        return block_uncached(c, linear);
-    if (block->valid)
-        jump_set(c, linear, block);
-    return block;
-}
-
-struct soft_block *soft_code_find(struct soft_vcpu *c)
-{
-    const struct jump_entry *jump = jump_entry(c);
-
-    if (jump->rip == c->rip &&
-        (jump->generation == c->code_key || jump->generation == c->code_key_global) &&
-        jump->block->valid)
-        return jump->block;
-    return find_slow(c);
+    soft_code_lock(c);
+    soft_code_cover(c, (block->gpa & ~UINT64_C(0xfff)) + range.from,
+                    (unsigned)(range.to - range.from));
+    soft_code_unlock(c);
 }

@@ -1,0 +1,36 @@
+/*
+ * What block.c (decoding), cache.c (the cache of blocks) and code.c (coherence) share. Included by
+ * these only.
+ */
+#ifndef FREEHOLD_CPU_SOFT_CODE_INTERNAL_H
+#define FREEHOLD_CPU_SOFT_CODE_INTERNAL_H
+
+#include "cpu/soft/code.h"
+
+/* What the decoder may look at. */
+struct soft_window {
+    const uint8_t *bytes;
+    unsigned available;
+    unsigned most; /* operations wanted */
+};
+
+/* Decodes into `block` until something ends it. The first instruction may be incomplete: then
+ * `count` stays 0 and the result says why. */
+enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_window *window,
+                                         struct soft_block *block);
+
+/* The lock on who holds code of which page. */
+void soft_code_lock(struct soft_vcpu *c);
+void soft_code_unlock(struct soft_vcpu *c);
+/* Under the lock, before the page's bytes are read: it is code from now on. */
+void soft_code_mark(struct soft_vcpu *c, uint64_t gpa);
+/* Under the lock: these bytes of a marked page belong to a block. */
+void soft_code_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes);
+
+/* Drops this vCPU's blocks that depend on [from, to) of a page; true: none are left on it. */
+bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
+                     uint64_t *counter);
+/* Drops them all. */
+void soft_cache_clear(struct soft_vcpu *c);
+
+#endif
