@@ -19,8 +19,11 @@
 #include "generate.h"
 #include "native.h"
 
-#define FLAGS_COMPARED UINT64_C(0xcd5) /* CF PF AF ZF SF DF OF */
-#define FAILURES_MAX   10
+#define FLAGS_COMPARED    UINT64_C(0xcd5) /* CF PF AF ZF SF DF OF */
+#define FAILURES_MAX      10
+#define POOL_BYTES        0x20000
+#define INSTRUCTIONS      10000000
+#define INSTRUCTIONS_LONG 100000000 /* make test-long */
 
 struct options {
     uint64_t instructions, seed, one;
@@ -30,7 +33,8 @@ struct options {
 struct run {
     struct native native;
     struct engine engine;
-    struct generator generator;
+    struct generator generator;    /* of code */
+    uint64_t pool[POOL_BYTES / 8]; /* random data */
     struct machine start, want, got;
     uint64_t instructions;
 };
@@ -57,19 +61,22 @@ static double random_double(struct generator *g)
     return (double)(int64_t)generator_random(g) / 65536.0;
 }
 
-/* Registers at random, floating-point ones mostly ordinary numbers. */
-static void machine_start(struct run *r)
+/* Registers at random, floating-point ones mostly ordinary numbers. `g` is not the generator of the
+ * code, which may be cut short (see run_one()). */
+static void machine_start(struct run *r, struct generator *g)
 {
     struct machine *m = &r->start;
-    struct generator *g = &r->generator;
     uint64_t components = r->native.xsave_mask;
 
     memset(m, 0, sizeof *m);
     for (unsigned i = 0; i < 16; i++)
         m->gpr[i] = generator_random(g) >> (generator_random(g) % 64);
-    m->gpr[4] = STACK_TOP;
+    m->gpr[4] = generator_stack(g);
     m->gpr[14] = generator_random(g) % 16;
     m->gpr[15] = DATA_MIDDLE;
+    if (g->pointer)
+        m->gpr[g->pointer] = generator_pointer(g);
+    m->rip = CODE_BASE + g->start;
     m->rflags = 0x202 | (generator_random(g) & 0x8d5);
     m->xsave[0] = 0x7f;
     m->xsave[1] = 0x03;
@@ -122,6 +129,8 @@ static const char *compare(struct run *r)
         return "RIP";
     if (r->want.fault_address != r->got.fault_address)
         return "fault address";
+    if (r->want.fault_code != r->got.fault_code)
+        return "error code";
     if (memcmp(r->want.gpr, r->got.gpr, sizeof r->want.gpr) != 0)
         return "general registers";
     if ((r->want.rflags ^ r->got.rflags) & FLAGS_COMPARED)
@@ -135,36 +144,59 @@ static const char *compare(struct run *r)
     return NULL;
 }
 
-static void data_start(struct run *r)
+static void data_store(struct run *r, uint64_t address, uint64_t value)
 {
-    for (unsigned i = 0; i < DATA_BYTES; i += 8) {
-        uint64_t value = generator_random(&r->generator);
+    memcpy(r->native.data + (address - DATA_BASE), &value, sizeof value);
+}
 
-        memcpy(r->native.data + i, &value, 8);
-    }
+/* Random, but for what programs need. Who returns once too often is at the end. */
+static void data_start(struct run *r, struct generator *g)
+{
+    uint64_t from = generator_random(g) % ((POOL_BYTES - DATA_BYTES) / 8);
+
+    memcpy(r->native.data, r->pool + from, DATA_BYTES);
+    data_store(r, DATA_FUEL, 1 + generator_random(g) % 40);
+    for (unsigned i = 0; i < TABLE_ENTRIES; i++)
+        data_store(r, DATA_TABLE + 8 * i, g->table[i]);
+    for (unsigned i = 0; g->returns && i < 32; i++)
+        data_store(r, STACK_TOP + 8 * i, EXIT_BASE);
     memcpy(r->engine.data, r->native.data, DATA_BYTES);
 }
 
-/* At most `limit` instructions of the sequence with this seed. */
+/* At most `limit` instructions of the sequence with this seed. Some run more than once, from other
+ * states, so that the engine meets what it has translated and linked before. */
 static const char *sequence_run(struct run *r, uint64_t seed, unsigned limit)
 {
-    struct generator *g = &r->generator;
-    unsigned count;
+    struct generator *g = &r->generator, states;
+    const char *what = NULL;
+    unsigned count, runs;
 
-    g->random = seed;
-    g->code = code_buffer;
-    g->capacity = sizeof code_buffer;
-    data_start(r);
-    machine_start(r);
-    count = 20 + (unsigned)(generator_random(g) % 400);
-    generate(g, count < limit ? count : limit);
+    *g = (struct generator){.random = seed,
+                            .avx = g->avx,
+                            .bmi = g->bmi,
+                            .movbe = g->movbe,
+                            .adx = g->adx,
+                            .feature = g->feature,
+                            .code = code_buffer,
+                            .capacity = sizeof code_buffer};
+    runs = generator_random(g) % 3 == 0 ? 3 : 1;
+    count = 10 + (unsigned)(generator_random(g) % 300);
+    generate(g, count, limit);
     r->instructions += g->count;
-    memcpy(r->native.code, g->code, g->length);
-    r->want = r->start;
-    native_run(&r->native, &r->want);
-    r->got = r->start;
-    engine_run(&r->engine, g->code, g->length, &r->got);
-    return compare(r);
+    memcpy(r->native.code + g->start, g->code + g->start, g->length - g->start);
+    engine_load(&r->engine, g->start, g->code + g->start, g->length - g->start);
+    states = *g;
+    states.random = ~seed;
+    for (unsigned i = 0; i < runs && !what; i++) {
+        machine_start(r, &states);
+        data_start(r, &states);
+        r->want = r->start;
+        native_run(&r->native, &r->want);
+        r->got = r->start;
+        engine_run(&r->engine, &r->got);
+        what = compare(r);
+    }
+    return what;
 }
 
 static void states_print(const struct run *r)
@@ -173,9 +205,10 @@ static void states_print(const struct run *r)
         printf("  r%-2u host %016" PRIx64 " engine %016" PRIx64 "%s\n", i, r->want.gpr[i],
                r->got.gpr[i], r->want.gpr[i] == r->got.gpr[i] ? "" : " <--");
     printf("  rip host %" PRIx64 " engine %" PRIx64 ", flags host %" PRIx64 " engine %" PRIx64
-           ", vector host %d engine %d, address host %" PRIx64 " engine %" PRIx64 "\n",
+           ", vector host %d engine %d, address host %" PRIx64 " engine %" PRIx64
+           ", code host %x engine %x\n",
            r->want.rip, r->got.rip, r->want.rflags, r->got.rflags, r->want.vector, r->got.vector,
-           r->want.fault_address, r->got.fault_address);
+           r->want.fault_address, r->got.fault_address, r->want.fault_code, r->got.fault_code);
     for (unsigned i = 0; i < XSAVE_BYTES; i++) {
         if (r->want.xsave[i] != r->got.xsave[i])
             printf("  xsave[%u] host %02x engine %02x\n", i, r->want.xsave[i], r->got.xsave[i]);
@@ -191,11 +224,12 @@ static void code_print(const struct run *r)
     FILE *file = fopen("differential.bin", "wb");
 
     if (file) {
-        fwrite(r->generator.code, 1, r->generator.length, file);
+        fwrite(r->generator.code + r->generator.start, 1, r->generator.length - r->generator.start,
+               file);
         fclose(file);
         printf("  code: objdump -D -b binary -m i386:x86-64 --adjust-vma=%#" PRIx64
                " differential.bin\n",
-               (uint64_t)CODE_BASE);
+               (uint64_t)(CODE_BASE + r->generator.start));
     }
 }
 
@@ -224,7 +258,7 @@ static int run_many(struct run *r, const struct options *options)
     unsigned passed = 0, failed = 0;
 
     for (uint64_t i = 0; r->instructions < options->instructions && failed < FAILURES_MAX; i++) {
-        struct generator seeds = {.random = options->seed + i};
+        struct generator seeds = {.random = (options->seed << 32) + i};
         uint64_t seed = generator_random(&seeds);
         const char *what = sequence_run(r, seed, UINT_MAX);
 
@@ -265,13 +299,18 @@ static bool options_parse(int argc, char **argv, struct options *o)
 int main(int argc, char **argv)
 {
     static struct run r;
-    struct options options = {.instructions = 10000000, .seed = 1};
+    struct options options = {.instructions = INSTRUCTIONS, .seed = 1};
+    const char *lengthy = getenv("FREEHOLD_TEST_LONG");
 
+    if (lengthy && *lengthy)
+        options.instructions = INSTRUCTIONS_LONG;
     if (!options_parse(argc, argv, &options))
         return 2;
     features_find(&r.generator);
     if (!native_init(&r.native) || !engine_init(&r.engine, options.interpret))
         return 1;
+    for (unsigned i = 0; i < POOL_BYTES / 8; i++)
+        r.pool[i] = generator_random(&r.generator);
     r.generator.feature = r.engine.cpuid.feature;
     return options.has_one ? run_one(&r, options.one) : run_many(&r, &options);
 }

@@ -22,6 +22,7 @@
 #define KERNEL     UINT64_C(0xffff800000000000) /* linear = KERNEL + gpa */
 #define STUB_BYTES 16
 #define EXIT_PORT  0xf4
+#define NO_EXECUTE (UINT64_C(1) << 63)
 
 #define USER_CS    0x33
 #define USER_SS    0x2b
@@ -65,8 +66,11 @@ static void map_all(uint8_t *ram)
 
     for (uint64_t i = 0; i < code_pages; i++)
         map_page(&t, CODE_BASE + 4096 * i, CODE_GPA + 4096 * i, 0x65);
-    for (uint64_t i = 0; i < DATA_BYTES / 4096; i++)
-        map_page(&t, DATA_BASE + 4096 * i, DATA_GPA + 4096 * i, 0x67);
+    for (uint64_t i = 0; i < DATA_BYTES / 4096; i++) {
+        if (i != DATA_UNMAPPED)
+            map_page(&t, DATA_BASE + 4096 * i, DATA_GPA + 4096 * i,
+                     NO_EXECUTE | (i == DATA_READ_ONLY ? 0x65 : 0x67));
+    }
     for (uint64_t i = 0; i < 8; i++)
         map_page(&t, KERNEL + 4096 * i, 4096 * i, 0x63);
 }
@@ -137,7 +141,6 @@ static void start_set(struct x86_state *s)
     s->cr3 = TABLES_GPA;
     s->cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE;
     s->efer = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
-    s->rip = CODE_BASE;
 }
 
 static bool engine_build(struct engine *engine, bool interpret_only, struct error *err)
@@ -196,20 +199,26 @@ static void frame_read(struct engine *engine, const struct x86_state *s, struct 
     machine->rflags = frame[4];
     machine->gpr[X86_RSP] = frame[5];
     machine->fault_address = machine->vector == X86_PF ? s->cr2 : 0;
+    machine->fault_code = machine->vector == X86_PF ? (uint32_t)frame[1] : 0;
     if (machine->vector == X86_UD && machine->rip == EXIT_BASE)
         machine->vector = -1;
 }
 
-void engine_run(struct engine *engine, const uint8_t *code, size_t length, struct machine *machine)
+void engine_load(struct engine *engine, size_t offset, const uint8_t *code, size_t length)
+{
+    memcpy(engine->code + offset, code, length);
+    mem_written(engine->mem, CODE_GPA + offset, length);
+}
+
+void engine_run(struct engine *engine, struct machine *machine)
 {
     static struct x86_state s; /* large, and written whole each time */
     struct cpu_exit exit = {0};
     struct error err = {0};
 
-    memcpy(engine->code, code, length);
-    mem_written(engine->mem, CODE_GPA, length);
     s = engine->start;
     memcpy(s.gpr, machine->gpr, sizeof s.gpr);
+    s.rip = machine->rip;
     s.rflags = machine->rflags;
     memcpy(s.xsave, machine->xsave, XSAVE_BYTES);
     machine->vector = -2;

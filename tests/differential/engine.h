@@ -20,7 +20,9 @@ struct engine {
 };
 
 bool engine_init(struct engine *engine, bool interpret_only);
-/* Code of `length` bytes is put into the guest first; data is the guest's own. */
-void engine_run(struct engine *engine, const uint8_t *code, size_t length, struct machine *machine);
+/* Puts code into the guest, at `offset` from CODE_BASE. */
+void engine_load(struct engine *engine, size_t offset, const uint8_t *code, size_t length);
+/* Runs from machine->rip; data is the guest's own. */
+void engine_run(struct engine *engine, struct machine *machine);
 
 #endif

@@ -32,9 +32,10 @@ struct context {
     uint64_t address;   /* 168 */
     uint64_t fault_rip; /* 176 */
     uint64_t fault_flags;
-    _Alignas(64) uint8_t xsave[4096]; /* 192 */
+    uint64_t fault_code;
+    _Alignas(64) uint8_t xsave[4096]; /* 256 */
 };
-_Static_assert(offsetof(struct context, xsave) == 192, "the assembler below knows the layout");
+_Static_assert(offsetof(struct context, xsave) == 256, "the assembler below knows the layout");
 
 void native_enter(void);
 void native_leave(void);
@@ -47,7 +48,7 @@ __asm__(".text\n"
         "  push %rbx\n  push %rbp\n  push %r12\n  push %r13\n  push %r14\n  push %r15\n"
         "  mov %rsp, " CTX "+136\n"
         "  mov " CTX "+152, %eax\n  mov " CTX "+156, %edx\n"
-        "  xrstor64 " CTX "+192\n"
+        "  xrstor64 " CTX "+256\n"
         "  pushq " CTX "+128\n  popfq\n"
         "  mov " CTX "+0, %rax\n  mov " CTX "+8, %rcx\n  mov " CTX "+16, %rdx\n"
         "  mov " CTX "+24, %rbx\n  mov " CTX "+32, %rsp\n  mov " CTX "+40, %rbp\n"
@@ -69,7 +70,7 @@ __asm__(".text\n"
         "  pushfq\n  popq " CTX "+128\n"
         "  cld\n"
         "  mov " CTX "+152, %eax\n  mov " CTX "+156, %edx\n"
-        "  xsave64 " CTX "+192\n"
+        "  xsave64 " CTX "+256\n"
         "  pop %r15\n  pop %r14\n  pop %r13\n  pop %r12\n  pop %rbp\n  pop %rbx\n"
         "  ret\n"
         "native_leave_end:\n");
@@ -100,6 +101,9 @@ static void fault_taken(int signal, siginfo_t *info, void *opaque)
 
     c->vector = vector_of(signal, info);
     c->address = c->vector == 14 ? (uint64_t)(uintptr_t)info->si_addr : 0;
+    c->fault_code = c->vector == 14 ? (uint64_t)user->uc_mcontext.gregs[REG_ERR] : 0;
+    if (c->address >> 63) /* Linux calls its own half present, whether it is or not */
+        c->fault_code &= ~UINT64_C(1);
     c->fault_rip = (uint64_t)user->uc_mcontext.gregs[REG_RIP];
     c->fault_flags = (uint64_t)user->uc_mcontext.gregs[REG_EFL];
     user->uc_mcontext.gregs[REG_RIP] = (greg_t)EXIT_BASE;
@@ -113,23 +117,47 @@ static void *map_fixed(uint64_t at, uint64_t bytes, int protection)
     return got == (void *)at ? got : NULL;
 }
 
-static bool code_map(struct native *native)
+/* Memory with a writable view anywhere and another, still without any right, at `at`. */
+static uint8_t *map_twice(uint64_t at, uint64_t bytes)
 {
     int fd = memfd_create("differential", 0);
-    uint64_t bytes = EXIT_BASE + 4096 - CODE_BASE;
     void *seen, *written;
 
     if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
-        return false;
+        return NULL;
     written = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    seen = mmap((void *)CODE_BASE, bytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE,
-                fd, 0);
+    seen = mmap((void *)at, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
     close(fd);
-    if (written == MAP_FAILED || seen != (void *)CODE_BASE)
+    return written == MAP_FAILED || seen != (void *)at ? NULL : written;
+}
+
+static bool code_map(struct native *native)
+{
+    const uint64_t bytes = EXIT_BASE + 4096 - CODE_BASE;
+
+    native->code = map_twice(CODE_BASE, bytes);
+    if (!native->code || mprotect((void *)CODE_BASE, bytes, PROT_READ | PROT_EXEC) != 0)
         return false;
-    native->code = written;
     memcpy(native->code + (EXIT_BASE - CODE_BASE), (const void *)(uintptr_t)native_leave,
            (size_t)(native_leave_end - (const uint8_t *)(uintptr_t)native_leave));
+    return true;
+}
+
+/* All present, so that the codes of page faults say what is allowed, not what is there. */
+static bool data_map(struct native *native)
+{
+    native->data = map_twice(DATA_BASE, DATA_BYTES);
+    if (!native->data)
+        return false;
+    memset(native->data, 0, DATA_BYTES);
+    for (unsigned i = 0; i < DATA_BYTES / 4096; i++) {
+        int protection = i == DATA_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
+        void *page = (void *)(DATA_BASE + 4096 * i);
+
+        if (i != DATA_UNMAPPED &&
+            (mprotect(page, 4096, protection) != 0 || madvise(page, 4096, MADV_POPULATE_READ) != 0))
+            return false;
+    }
     return true;
 }
 
@@ -154,12 +182,10 @@ bool native_init(struct native *native)
     uint32_t a, b, c, d;
 
     if (!map_fixed(CONTEXT_BASE, sizeof(struct context), PROT_READ | PROT_WRITE) ||
-        !map_fixed(DATA_BASE, DATA_BYTES, PROT_READ | PROT_WRITE) || !code_map(native) ||
-        !signals_take()) {
+        !data_map(native) || !code_map(native) || !signals_take()) {
         perror("setting up the host side");
         return false;
     }
-    native->data = (uint8_t *)DATA_BASE;
     native->xsave_mask = 3;
     if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27))) {
         __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
@@ -175,10 +201,11 @@ void native_run(struct native *native, struct machine *machine)
     memcpy(c->gpr, machine->gpr, sizeof c->gpr);
     memcpy(c->xsave, machine->xsave, XSAVE_BYTES);
     c->rflags = machine->rflags;
-    c->entry = CODE_BASE;
+    c->entry = machine->rip;
     c->mask = native->xsave_mask;
     c->vector = -1;
     c->address = 0;
+    c->fault_code = 0;
     native_enter();
     memcpy(machine->gpr, c->gpr, sizeof c->gpr);
     memcpy(machine->xsave, c->xsave, XSAVE_BYTES);
@@ -186,4 +213,5 @@ void native_run(struct native *native, struct machine *machine)
     machine->rip = c->vector < 0 ? EXIT_BASE : c->fault_rip;
     machine->vector = (int)c->vector;
     machine->fault_address = c->address;
+    machine->fault_code = (uint32_t)c->fault_code;
 }

@@ -12,19 +12,21 @@ struct machine {
     uint64_t gpr[16];
     uint64_t rip;
     uint64_t rflags;
-    int vector; /* -1: reached the end; else the exception */
-    uint64_t fault_address;
+    int vector;             /* -1: reached the end; else the exception */
+    uint64_t fault_address; /* #PF only */
+    uint32_t fault_code;    /* ... */
     _Alignas(64) uint8_t xsave[XSAVE_BYTES];
 };
 
 struct native {
     uint8_t *code; /* writable view of CODE_BASE */
-    uint8_t *data; /* DATA_BASE */
+    uint8_t *data; /* ... and of DATA_BASE */
     uint64_t xsave_mask;
 };
 
 /* Maps the fixed addresses and takes over SIGSEGV, SIGBUS, SIGILL, SIGFPE; false: says why. */
 bool native_init(struct native *native);
+/* Runs from machine->rip. */
 void native_run(struct native *native, struct machine *machine);
 
 #endif
