@@ -219,6 +219,69 @@ static void test_locked(void)
 }
 
 /*
+ * Locked operations whose operand lies in two pages, against the same of the other processor, and
+ * against one that changes the upper half alone. Then the same in pages with running code.
+ */
+#define SPLITS 20000u
+static u8 split_pages[2 * 4096] __attribute__((aligned(4096)));
+#define SPLIT(bytes) ((void *)(split_pages + 4096 - (bytes) / 2))
+
+static void split_job(void)
+{
+    for (u32 i = 0; i < SPLITS; i++) {
+        u32 one = 1;
+        __asm__ volatile("lock xaddl %1, %0" : "+m"(*(u32 *)SPLIT(4)), "+r"(one));
+    }
+}
+
+static void split_half_job(void)
+{
+    for (u32 i = 0; i < SPLITS; i++)
+        __asm__ volatile("lock incw %0" : "+m"(*(u16 *)(split_pages + 4096)));
+}
+
+static void split_spin_job(void)
+{
+    for (u32 i = 0; i < SPLITS; i++) {
+        u32 taken;
+        do {
+            taken = 0x01010101;
+            __asm__ volatile("xchgl %0, %1" : "+r"(taken), "+m"(*(u32 *)SPLIT(4)) : : "memory");
+        } while (taken);
+        *(volatile u64 *)&shared.guarded = *(volatile u64 *)&shared.guarded + 1;
+        __asm__ volatile("xchgl %0, %1" : "+r"(taken), "+m"(*(u32 *)SPLIT(4)) : : "memory");
+    }
+}
+
+/* Calls the code at both pages' other ends while it counts. */
+static void split_code_job(void)
+{
+    for (u32 i = 0; i < SPLITS / 8; i++) {
+        __asm__ volatile("lock incq %0" : "+m"(*(u64 *)SPLIT(8)));
+        ((void (*)(void))(u64)ADDRESS(split_pages))();
+        ((void (*)(void))(u64)ADDRESS(split_pages + 8191))();
+    }
+}
+
+static void test_split(void)
+{
+    part("locked operations across pages");
+    run_both(split_job, split_job);
+    CHECK("LOCK XADD", *(u32 *)SPLIT(4), 2 * SPLITS);
+    *(u32 *)SPLIT(4) = 0;
+    run_both(split_job, split_half_job);
+    CHECK("against the half that lies in one page", *(u32 *)SPLIT(4), SPLITS + (SPLITS << 16));
+    *(u32 *)SPLIT(4) = 0;
+    shared.guarded = 0;
+    run_both(split_spin_job, split_spin_job);
+    CHECK("XCHG as a spin lock", shared.guarded, 2 * SPLITS);
+    split_pages[0] = split_pages[8191] = 0xc3; /* RET */
+    *(u64 *)SPLIT(8) = 0;
+    run_both(split_code_job, split_code_job);
+    CHECK("beside code", *(u64 *)SPLIT(8), 2 * (SPLITS / 8));
+}
+
+/*
  * Litmus tests. Both sides go through the same rounds, each round on its own cell; a barrier per
  * block of cells keeps them together. r[] holds what each side read.
  */
@@ -490,6 +553,7 @@ void guest_main(void)
     test_start();
     test_ipi();
     test_locked();
+    test_split();
     test_litmus();
     test_shootdown();
     test_dirty();

@@ -11,7 +11,11 @@
  * the mark (mem_written); the decoder marks first and then reads.
  *
  * Locks: soft_code.lock is a leaf but for the memory behind it. A vCPU that waits for it counts as
- * not running, so that the holder may wait for the others.
+ * not running, so that the holder may wait for the others. It may be in the middle of an
+ * instruction then: whoever has waited looks at a page's mark again before storing there.
+ *
+ * A vCPU that must be alone (read-modify-write across two pages) takes the lock, asks the others to
+ * stop, and waits until none is running.
  * Threads: a vCPU's own, but for device_wrote(), which any thread may call.
  */
 #include <errno.h>
@@ -23,6 +27,7 @@
 #include "cpu/soft/paging.h"
 
 #define NOTES_MAX 64
+#define SPINS     200 /* before a wait gives the core away */
 
 struct code_page {
     uint64_t vcpus; /* bit n: vCPU n holds blocks of this page */
@@ -44,6 +49,8 @@ struct soft_code {
     uint64_t page_count;
     struct notes *notes; /* by vCPU */
     _Atomic bool *running;
+    _Atomic bool exclusive;   /* a vCPU wants to be alone, or is; it holds the lock */
+    _Atomic unsigned stopped; /* how many vCPUs wait for the end of that */
 };
 
 /* -- the VM's side -- */
@@ -100,9 +107,32 @@ void soft_code_free(struct soft_vm *vm)
     vm->code = NULL;
 }
 
+/* One more round of waiting for another thread, which may need this one's core. */
+static void wait_round(unsigned *rounds)
+{
+    if (++*rounds < SPINS)
+        __builtin_ia32_pause();
+    else
+        sched_yield();
+}
+
 void soft_code_enter(struct soft_vcpu *c)
 {
-    atomic_store(&c->vm->code->running[c->index], true);
+    struct soft_code *code = c->vm->code;
+    _Atomic bool *running = &code->running[c->index];
+    unsigned rounds = 0;
+
+    atomic_store(running, true);
+    if (!atomic_load(&code->exclusive))
+        return;
+    atomic_fetch_add(&code->stopped, 1);
+    do {
+        atomic_store(running, false);
+        while (atomic_load(&code->exclusive))
+            wait_round(&rounds);
+        atomic_store(running, true);
+    } while (atomic_load(&code->exclusive));
+    atomic_fetch_sub(&code->stopped, 1);
 }
 
 void soft_code_leave(struct soft_vcpu *c)
@@ -114,7 +144,7 @@ void soft_code_lock(struct soft_vcpu *c)
 {
     struct soft_code *code = c->vm->code;
 
-    if (pthread_mutex_trylock(&code->lock) == 0)
+    if (c->exclusive || pthread_mutex_trylock(&code->lock) == 0)
         return;
     soft_code_leave(c);
     pthread_mutex_lock(&code->lock);
@@ -128,7 +158,46 @@ void soft_code_lock(struct soft_vcpu *c)
 
 void soft_code_unlock(struct soft_vcpu *c)
 {
-    pthread_mutex_unlock(&c->vm->code->lock);
+    if (!c->exclusive)
+        pthread_mutex_unlock(&c->vm->code->lock);
+}
+
+/* -- alone -- */
+
+void soft_exclusive_begin(struct soft_vcpu *c)
+{
+    struct soft_vm *vm = c->vm;
+    struct soft_code *code = vm->code;
+    unsigned rounds = 0;
+
+    soft_code_lock(c);
+    /* Whoever had to stop for the last one gets on first: two of these in a row starve nobody. */
+    while (atomic_load(&code->stopped) > 0)
+        wait_round(&rounds);
+    atomic_store(&code->exclusive, true);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (i != c->index && vm->vcpu[i])
+            atomic_fetch_or(&vm->vcpu[i]->request, SOFT_REQUEST_STOP);
+    }
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        while (i != c->index && atomic_load(&code->running[i]))
+            wait_round(&rounds);
+    }
+    c->exclusive = true;
+}
+
+void soft_exclusive_end(struct soft_vcpu *c)
+{
+    c->exclusive = false;
+    atomic_store(&c->vm->code->exclusive, false);
+    soft_code_unlock(c);
+}
+
+void soft_exclusive_yield(struct soft_vcpu *c)
+{
+    atomic_fetch_and(&c->request, ~SOFT_REQUEST_STOP);
+    soft_code_leave(c);
+    soft_code_enter(c);
 }
 
 /* -- writes -- */

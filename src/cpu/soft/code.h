@@ -73,6 +73,14 @@ bool soft_code_is_global(const struct soft_vcpu *c);
 void soft_code_enter(struct soft_vcpu *c);
 void soft_code_leave(struct soft_vcpu *c);
 
+/* Between these two no other vCPU touches guest memory: what no host instruction does at once is
+ * atomic to them. The caller holds no checked pointer when it begins, since it may have to wait. A
+ * fault or exit between the two ends it (run.c). */
+void soft_exclusive_begin(struct soft_vcpu *c);
+void soft_exclusive_end(struct soft_vcpu *c);
+/* SOFT_REQUEST_STOP: waits until the other one has done its work. */
+void soft_exclusive_yield(struct soft_vcpu *c);
+
 /* Whether the handler of `op` sets c->rip itself, and whether a block must end after it. */
 bool soft_op_sets_rip(const struct x86_insn *insn);
 bool soft_op_ends_block(const struct x86_insn *insn);

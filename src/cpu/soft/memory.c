@@ -148,13 +148,15 @@ static void host_copy(void *to, const void *from, unsigned length)
     }
 }
 
+static bool part_is_ram(const struct part *part)
+{
+    return part->target.host && !part->target.rom;
+}
+
 static void part_store(const struct span *s, const struct part *part, const uint8_t *bytes)
 {
-    if (!part->target.host || part->target.rom) {
-        mmio_move(s, part, (uint8_t *)(uintptr_t)bytes);
-        return;
-    }
-    if (part->target.code) {
+    /* Asked now, not when the span was prepared: the other part may have waited for the lock. */
+    if (mem_code_marked(s->c->vm->mem, part->target.gpa)) {
         soft_code_write_begin(s->c, part->target.gpa, part->length);
         host_copy(part->target.host, bytes, part->length);
         soft_code_write_end(s->c);
@@ -163,9 +165,8 @@ static void part_store(const struct span *s, const struct part *part, const uint
     host_copy(part->target.host, bytes, part->length);
 }
 
-static void span_load(struct span *s, uint8_t *to)
+static void parts_load(const struct span *s, uint8_t *to)
 {
-    span_prepare(s);
     for (unsigned i = 0; i < s->parts; i++) {
         if (s->part[i].target.host)
             host_copy(to, s->part[i].target.host, s->part[i].length);
@@ -175,13 +176,30 @@ static void span_load(struct span *s, uint8_t *to)
     }
 }
 
+/* Devices first, RAM last: an access to a device restarts the instruction, which may have read the
+ * RAM it is to change. */
+static void parts_store(const struct span *s, const uint8_t *from)
+{
+    for (unsigned i = 0; i < s->parts; i++) {
+        if (!part_is_ram(&s->part[i]))
+            mmio_move(s, &s->part[i], (uint8_t *)(uintptr_t)from + (i > 0 ? s->part[0].length : 0));
+    }
+    for (unsigned i = 0; i < s->parts; i++) {
+        if (part_is_ram(&s->part[i]))
+            part_store(s, &s->part[i], from + (i > 0 ? s->part[0].length : 0));
+    }
+}
+
+static void span_load(struct span *s, uint8_t *to)
+{
+    span_prepare(s);
+    parts_load(s, to);
+}
+
 static void span_store(struct span *s, const uint8_t *from)
 {
     span_prepare(s);
-    for (unsigned i = 0; i < s->parts; i++) {
-        part_store(s, &s->part[i], from);
-        from += s->part[i].length;
-    }
+    parts_store(s, from);
 }
 
 static struct span span_of(struct soft_vcpu *c, uint64_t linear, unsigned length,
@@ -388,31 +406,37 @@ void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned l
 
 /* -- read-modify-write -- */
 
+/* In two pages or in a device: on a copy. Across two pages nobody else may look meanwhile; with a
+ * device in it, that holds for what the last run of the instruction does to the RAM. */
+static void *rmw_copy(struct span *s)
+{
+    struct soft_vcpu *c = s->c;
+
+    if (s->parts == 2) {
+        soft_exclusive_begin(c);
+        s->parts = 0;
+        span_prepare(s);
+    }
+    c->rmw_buffered = true;
+    c->rmw_address = s->linear;
+    c->rmw_size = (uint8_t)s->length;
+    s->access = SOFT_READ;
+    parts_load(s, c->rmw_buffer);
+    return c->rmw_buffer;
+}
+
 static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t linear, unsigned size)
 {
     struct span s = span_of(c, linear, size, SOFT_WRITE);
-    uint8_t *to = c->rmw_buffer;
 
     span_prepare(&s);
-    if (s.parts == 1 && s.part[0].target.host && !s.part[0].target.rom) {
-        if (s.part[0].target.code) {
-            soft_code_write_begin(c, s.part[0].target.gpa, size);
-            c->rmw_locked = true;
-        }
-        return s.part[0].target.host;
+    if (s.parts == 2 || !part_is_ram(&s.part[0]))
+        return rmw_copy(&s);
+    if (mem_code_marked(c->vm->mem, s.part[0].target.gpa)) {
+        soft_code_write_begin(c, s.part[0].target.gpa, size);
+        c->rmw_locked = true;
     }
-    c->rmw_buffered = true;
-    c->rmw_address = linear;
-    c->rmw_size = (uint8_t)size;
-    s.access = SOFT_READ;
-    for (unsigned i = 0; i < s.parts; i++) {
-        if (s.part[i].target.host)
-            memcpy(to, s.part[i].target.host, s.part[i].length);
-        else
-            mmio_move(&s, &s.part[i], to);
-        to += s.part[i].length;
-    }
-    return c->rmw_buffer;
+    return s.part[0].target.host;
 }
 
 void *soft_rmw_begin(struct soft_vcpu *c, uint64_t linear, unsigned size)
@@ -430,8 +454,11 @@ void soft_rmw_end(struct soft_vcpu *c)
         soft_code_write_end(c);
     }
     if (__builtin_expect(c->rmw_buffered, 0)) {
-        c->rmw_buffered = false;
         struct span s = span_of(c, c->rmw_address, c->rmw_size, SOFT_WRITE);
+
+        c->rmw_buffered = false;
         span_store(&s, c->rmw_buffer);
+        if (c->exclusive)
+            soft_exclusive_end(c);
     }
 }

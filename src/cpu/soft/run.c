@@ -283,6 +283,8 @@ static void requests_serve(struct soft_vcpu *c)
 {
     uint32_t request = atomic_load(&c->request);
 
+    if (request & SOFT_REQUEST_STOP)
+        soft_exclusive_yield(c);
     if (request & (SOFT_REQUEST_INVALIDATE | SOFT_REQUEST_TLB | SOFT_REQUEST_CLEAR))
         soft_code_serve(c, request);
     if (request & SOFT_REQUEST_KICK) {
@@ -350,6 +352,8 @@ static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
 static __attribute__((noinline)) void run_guarded(struct soft_vcpu *c)
 {
     if (__builtin_setjmp(c->jump)) {
+        if (c->exclusive)
+            soft_exclusive_end(c);
         c->stepping = false;
         if (c->jump_reason == SOFT_JUMP_EXIT)
             return;

@@ -111,6 +111,7 @@ _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction
 #define SOFT_REQUEST_INVALIDATE 0x08u /* code pages in soft_vm.invalidations have changed */
 #define SOFT_REQUEST_TLB        0x10u /* write entries of pages that became code must go */
 #define SOFT_REQUEST_CLEAR      0x20u /* this vCPU's own: the caches of code are full */
+#define SOFT_REQUEST_STOP       0x40u /* another one wants to be alone: see soft_exclusive_begin() */
 
 /* Where translated code lies, by the low 16 bits of rip. */
 struct soft_lookup {
@@ -180,6 +181,7 @@ struct soft_vcpu {
     uint8_t rmw_size;
     bool rmw_buffered;
     bool rmw_locked; /* the VM's code lock is held until soft_rmw_end */
+    bool exclusive;  /* no other vCPU runs: soft_exclusive_begin() */
 
     struct soft_tlb *tlb; /* [SOFT_PRIVILEGES] */
     struct soft_large_pages *large;
