@@ -1,4 +1,5 @@
 /* The `freehold` program: finds the command and hands it its words. */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 #include "cli/report.h"
 #include "cli/run.h"
 #include "cli/run_options.h"
+#include "cpu/trace.h"
 #include "net/net_user.h"
 
 struct command {
@@ -21,6 +23,23 @@ static int command_run(int argc, char **argv)
     return run_main(argv + 1);
 }
 
+static int command_trace(int argc, char **argv)
+{
+    struct error err = {0};
+    int rc;
+
+    if (argc != 2) {
+        log_error("give one file: freehold trace FILE");
+        return STATUS_BAD_COMMAND;
+    }
+    rc = trace_print(argv[1], stdout, &err);
+    if (rc == 0 && fflush(stdout) != 0)
+        rc = error_set(&err, -EIO, "cannot write the trace to standard output");
+    if (rc < 0)
+        log_error("%s", err.text);
+    return rc < 0 ? STATUS_BAD_COMMAND : 0;
+}
+
 static int command_help(int argc, char **argv);
 
 static int command_version(int argc, char **argv)
@@ -33,6 +52,7 @@ static int command_version(int argc, char **argv)
 
 static const struct command commands[] = {
     {"run", "run a virtual machine in this process", command_run},
+    {"trace", "show the events in a file of \"run --trace\"", command_trace},
     {"help", "show this, or the help of a command", command_help},
     {"version", "show the version", command_version},
     {"nat", NULL, nat_main}, /* the user network's own process, started by `run` */

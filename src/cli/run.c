@@ -193,6 +193,10 @@ static int run_build(struct run *run, struct error *err)
 
     if (rc == 0)
         rc = stats_open(run, err);
+    if (rc == 0 && run->options.trace.path) {
+        run->options.trace.vcpus = config->cpus;
+        rc = trace_new(&run->options.trace, &config->trace, err);
+    }
     if (rc < 0)
         return rc;
     config->escape = run_escape;
@@ -240,6 +244,7 @@ int run_main(char **words)
     status = run_vm(&run);
 out:
     stats_close(&run);
+    trace_free(run.options.vm.trace);
     run_options_fini(&run.options);
     return status;
 }

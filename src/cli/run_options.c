@@ -272,6 +272,49 @@ static int set_testdev(void *into, const char *value, struct error *err)
     return 0;
 }
 
+static int trace_part(struct trace_config *trace, char *part, struct error *err)
+{
+    char *value;
+    uint64_t events;
+    int rc;
+
+    if (option_key(part, "events", &value))
+        return trace_kinds_parse(value, &trace->kinds, err);
+    if (!option_key(part, "size", &value))
+        return error_set(err, -EINVAL,
+                         "--trace: there is no \"%s\"; after the file come events=NAME:NAME... and "
+                         "size=N",
+                         part);
+    rc = option_number("trace FILE,size", value,
+                       (struct number_range){TRACE_EVENTS_MIN, TRACE_EVENTS_MAX}, &events, err);
+    if (rc == 0)
+        trace->events = (uint32_t)events;
+    return rc;
+}
+
+static int set_trace(void *into, const char *value, struct error *err)
+{
+    struct run_options *options = into;
+    char *rest, *part;
+
+    if (options->trace.path)
+        return error_set(err, -EINVAL, "there can be no more than one --trace");
+    rest = text_keep(options, value);
+    if (!rest)
+        return error_set(err, -ENOMEM, "no memory for the options");
+    options->trace = (struct trace_config){
+        .path = option_part(&rest), .events = TRACE_EVENTS_DEFAULT, .kinds = UINT32_MAX};
+    if (options->trace.path[0] == '\0')
+        return error_set(err, -EINVAL, "--trace needs a file: --trace FILE");
+    while ((part = option_part(&rest)) != NULL) {
+        int rc = trace_part(&options->trace, part, err);
+
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
 static int set_json(void *into, const char *value, struct error *err)
 {
     (void)value;
@@ -340,6 +383,10 @@ static const struct option run_table[] = {
      set_stats},
     {"testdev", NULL, "offer the test device pc-testdev: interrupt lines, I/O and MMIO to try",
      set_testdev},
+    {"trace", "FILE[,KEY=VALUE...]",
+     "keep the last events of each vCPU in this file, for \"freehold trace FILE\".\n"
+     "size=N events (default 65536), events=fault:interrupt:cr3... (default all)",
+     set_trace},
     {"json", NULL, "report on standard error in JSON, one object a line", set_json},
     {"verbose", NULL, "log more", set_verbose},
     {"help", NULL, "show this and exit", set_help},

@@ -33,6 +33,24 @@ int cpu_engine_find(const char *name, const struct cpu_engine **out, struct erro
                      "there is no CPU engine '%s'; --engine help lists those there are", name);
 }
 
+const char *cpu_exit_name(unsigned kind)
+{
+    static const char *const names[CPU_EXIT_KINDS] = {
+        [CPU_EXIT_KICKED] = "kicked",
+        [CPU_EXIT_IO] = "io",
+        [CPU_EXIT_MMIO] = "mmio",
+        [CPU_EXIT_MSR] = "msr",
+        [CPU_EXIT_CR8] = "cr8",
+        [CPU_EXIT_HALT] = "halt",
+        [CPU_EXIT_INTERRUPT] = "interrupt",
+        [CPU_EXIT_SHUTDOWN] = "shutdown",
+        [CPU_EXIT_PAUSE] = "pause",
+        [CPU_EXIT_FAILED] = "failed",
+    };
+
+    return kind < CPU_EXIT_KINDS ? names[kind] : "?";
+}
+
 static uint64_t raw_ns(void)
 {
     struct timespec now;

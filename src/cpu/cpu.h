@@ -37,6 +37,7 @@ enum cpu_exit_kind {
     CPU_EXIT_FAILED     /* the engine cannot go on; `failed` says why */
 };
 #define CPU_EXIT_KINDS (CPU_EXIT_FAILED + 1)
+const char *cpu_exit_name(unsigned kind); /* "mmio"...; "?": there is no such kind */
 
 struct cpu_exit {
     enum cpu_exit_kind kind;
@@ -63,6 +64,8 @@ struct cpu_exit {
     };
 };
 
+struct trace; /* cpu/trace.h */
+
 struct cpu_config {
     struct mem *mem;
     const struct x86_cpuid *cpuid;
@@ -71,6 +74,7 @@ struct cpu_config {
     bool translate_at_once; /* soft: translate even what runs once (tests) */
     uint32_t code_bytes;    /* soft: room for translated code, 0: plenty (tests) */
     bool sample_time;       /* count where time goes, too */
+    struct trace *trace;    /* with a ring for each vCPU; NULL: nobody asks */
 };
 
 /* What an engine has counted on one vCPU. Groups and names are the engine's own, for people. */

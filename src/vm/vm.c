@@ -253,6 +253,7 @@ static int cpus_make(struct vm *vm, const struct vm_config *config, struct error
         .vcpu_count = config->cpus,
         .interpret_only = config->interpret_only,
         .sample_time = config->sample_time,
+        .trace = config->trace,
     };
     int rc = vm->engine->vm_new(&cpu, &vm->cpu_vm, err);
 

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/loop.h"
 #include "cpu/cpu.h"
+#include "cpu/trace.h"
 #include "machine/pc.h"
 #include "net/net_user.h"
 
@@ -52,7 +53,8 @@ struct vm_config {
     bool debug_exit;
     bool testdev;
     bool interpret_only;
-    bool sample_time; /* the counters say where time goes, too */
+    struct trace *trace; /* with a ring for each of `cpus`; NULL: nobody asks */
+    bool sample_time;    /* the counters say where time goes, too */
     /* A key typed after Ctrl-A, on the I/O thread; may call vm_stop and vm_power_button. */
     void (*escape)(void *opaque, uint8_t key);
     void *opaque;

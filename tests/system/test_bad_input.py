@@ -55,6 +55,12 @@ CASES = {
     "serial file in no folder": ((*KERNEL, "--serial", "file:{dir}/none/log"), "none/log"),
     "unknown console": ((*KERNEL, "--console", "parallel"), "parallel"),
     "console file in no folder": ((*KERNEL, "--console", "file:{dir}/none/log"), "none/log"),
+    "counters in no folder": ((*KERNEL, "--stats", "{dir}/none/stats"), "none/stats"),
+    "counters nowhere": ((*KERNEL, "--stats", ""), "--stats"),
+    "trace in no folder": ((*KERNEL, "--trace", "{dir}/none/trace"), "none/trace"),
+    "trace of unknown events": ((*KERNEL, "--trace", "{dir}/trace,events=fault:tea"), "tea"),
+    "trace of no size": ((*KERNEL, "--trace", "{dir}/trace,size=0"), "size"),
+    "trace with an unknown key": ((*KERNEL, "--trace", "{dir}/trace,colour=red"), "colour"),
     "two consoles": ((*KERNEL, "--console", "none", "--console", "none"), "console"),
     "console and serial on stdio":
         ((*KERNEL, "--serial", "stdio", "--console", "stdio"), "--console stdio"),

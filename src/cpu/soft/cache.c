@@ -80,6 +80,7 @@ static void block_drop(struct soft_vcpu *c, struct soft_block *block)
     if (*link)
         *link = block->hash_next;
     block->valid = false;
+    soft_trace(c, TRACE_INVALIDATE, block->bytes, block->gpa);
     soft_translation_drop(c, block);
     /* The running block goes on to the end of the running instruction only. */
     if (c->op >= block->ops && c->op < block->ops + block->count)
@@ -137,6 +138,7 @@ void soft_cache_clear(struct soft_vcpu *c)
     struct soft_cache *cache = c->cache;
 
     soft_count(&c->counters.cache_clears);
+    soft_trace(c, TRACE_CLEAR, 0, 0);
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->pages, 0, sizeof cache->pages);
     cache->arena_used = 0;

@@ -1,6 +1,6 @@
 /*
- * The names of the soft engine's counters. Threads: any, see counters.h. Nothing here is the
- * guest's but the numbers.
+ * The names of the soft engine's counters, and what it puts into the event trace. Threads: see
+ * counters.h and trace.h. Nothing here is the guest's but the numbers.
  */
 #include "cpu/soft/counters.h"
 
@@ -18,24 +18,6 @@ static const char *const activity_names[SOFT_ACTIVITIES] = {
     [SOFT_IN_DECODE] = "decode",     [SOFT_IN_TRANSLATION] = "translation",
     [SOFT_IN_WALK] = "page_walks",   [SOFT_IN_EVENT] = "events",
     [SOFT_WAITING] = "waiting",      [SOFT_UNSAMPLED] = "unsampled",
-};
-
-static const char *const vm_exit_names[CPU_EXIT_KINDS] = {
-    [CPU_EXIT_KICKED] = "kicked",
-    [CPU_EXIT_IO] = "io",
-    [CPU_EXIT_MMIO] = "mmio",
-    [CPU_EXIT_MSR] = "msr",
-    [CPU_EXIT_CR8] = "cr8",
-    [CPU_EXIT_HALT] = "halt",
-    [CPU_EXIT_INTERRUPT] = "interrupt",
-    [CPU_EXIT_SHUTDOWN] = "shutdown",
-    [CPU_EXIT_PAUSE] = "pause",
-    [CPU_EXIT_FAILED] = "failed",
-};
-
-static const char *const fault_names[32] = {
-    "DE", "DB", "NMI", "BP", "OF", "BR", "UD", "NM", "DF", "9",  "TS", "NP", "SS", "GP", "PF", "15",
-    "MF", "AC", "MC",  "XM", "VE", "CP", "22", "23", "24", "25", "26", "27", "28", "29", "30", "31",
 };
 
 static const char *const miss_names[SOFT_COUNTED_PRIVILEGES][SOFT_COUNTED_ACCESSES] = {
@@ -66,6 +48,16 @@ void soft_count_twin(struct soft_counters *counters, const struct x86_insn *insn
     else if (insn->op == X86_OP_VECTOR)
         soft_count(
             &counters->twin_vector[insn->map % SOFT_COUNTED_MAPS][prefix_of(insn)][insn->opcode]);
+}
+
+/* -- the event trace -- */
+
+void soft_trace_add(struct soft_vcpu *c, enum trace_kind kind, uint32_t info, uint64_t detail)
+{
+    const struct trace_what what = {
+        .kind = kind, .info = info, .detail = detail, .rip = c->op ? soft_rip_current(c) : c->rip};
+
+    trace_add(c->trace, &what);
 }
 
 /* -- showing them -- */
@@ -139,10 +131,10 @@ void soft_counters_visit(const struct soft_counters *counters, cpu_counter_visit
              miss_names[i / SOFT_COUNTED_ACCESSES][i % SOFT_COUNTED_ACCESSES]);
     v.group = "vm_exit";
     for (unsigned i = 0; i < CPU_EXIT_KINDS; i++)
-        show(&v, &counters->vm_exit[i], "%s", vm_exit_names[i]);
+        show(&v, &counters->vm_exit[i], "%s", cpu_exit_name(i));
     v.group = "fault";
     for (unsigned i = 0; i < 32; i++)
-        show(&v, &counters->fault[i], "%s", fault_names[i]);
+        show(&v, &counters->fault[i], "%s", x86_exception_name(i));
     v.group = "interrupt";
     for (unsigned i = 0; i < 256; i++)
         show(&v, &counters->interrupt[i], "0x%02x", i);

@@ -434,6 +434,7 @@ void soft_tlb_init(struct soft_tlb *tlb)
 void soft_tlb_flush(struct soft_vcpu *c)
 {
     soft_count(&c->counters.flush_all);
+    soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_ALL, 0);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         if (!c->tlb[p].used)
             continue;
@@ -449,6 +450,7 @@ void soft_tlb_flush(struct soft_vcpu *c)
 void soft_tlb_flush_local(struct soft_vcpu *c)
 {
     soft_count(&c->counters.flush_local);
+    soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_LOCAL, 0);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         struct soft_tlb *tlb = &c->tlb[p];
 
@@ -472,6 +474,7 @@ void soft_tlb_flush_writes(struct soft_vcpu *c)
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
 {
     soft_count(&c->counters.flush_page);
+    soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_PAGE, linear);
     if (large_seen(c, linear)) {
         soft_tlb_flush(c);
         return;

@@ -160,6 +160,7 @@ static void fault_take(struct soft_vcpu *c)
                                .return_rip = soft_rip_current(c)};
 
     soft_count(&c->counters.fault[c->fault_vector & 31]);
+    soft_trace(c, TRACE_FAULT, c->fault_vector | c->fault_code << 8, c->cr2);
     soft_io_commit(c);
     c->pending_db = 0;
     c->rmw_buffered = false;
@@ -194,6 +195,7 @@ static void external_take(struct soft_vcpu *c, uint8_t vector)
 
     soft_count(&c->counters.interrupt[vector]);
     op_idle(c);
+    soft_trace(c, TRACE_INTERRUPT, vector, 0);
     event_start(c, &event);
 }
 
@@ -371,6 +373,30 @@ static void gs_base_set(struct soft_vcpu *c)
         syscall(SYS_arch_prctl, ARCH_SET_GS, c);
 }
 
+static void exit_trace(struct soft_vcpu *c, const struct cpu_exit *exit)
+{
+    uint32_t write = 0;
+    uint64_t detail = 0;
+
+    switch (exit->kind) {
+    case CPU_EXIT_IO:
+        write = exit->io.write;
+        detail = exit->io.port;
+        break;
+    case CPU_EXIT_MMIO:
+        write = exit->mmio.write;
+        detail = exit->mmio.gpa;
+        break;
+    case CPU_EXIT_MSR:
+        write = exit->msr.write;
+        detail = exit->msr.index;
+        break;
+    default:
+        break;
+    }
+    soft_trace(c, TRACE_EXIT, (uint32_t)exit->kind | write << 8, detail);
+}
+
 static void soft_run(struct vcpu *vcpu, struct cpu_exit *exit)
 {
     struct soft_vcpu *c = &vcpu->soft;
@@ -385,6 +411,8 @@ static void soft_run(struct vcpu *vcpu, struct cpu_exit *exit)
     run_guarded(c);
     soft_code_leave(c);
     soft_count(&c->counters.vm_exit[exit->kind]);
+    if (__builtin_expect(c->trace != NULL, 0))
+        exit_trace(c, exit);
     soft_activity_set(&c->counters, exit->kind == CPU_EXIT_HALT ? SOFT_IN_HALT : SOFT_IN_VM);
 }
 
@@ -449,6 +477,7 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
     vm->soft.has_wrgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
     vm->soft.translate = !config->interpret_only;
     vm->soft.sample_time = config->sample_time;
+    vm->soft.trace = config->trace;
     vm->soft.translate_after = config->translate_at_once ? 0 : HEAT_ENOUGH;
     vm->soft.code_bytes = config->code_bytes ? config->code_bytes : CODE_BYTES;
     if (vm->soft.code_bytes < CODE_BYTES_MIN)
@@ -498,6 +527,8 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
     c = &vcpu->soft;
     c->index = index;
     c->vm = &vm->soft;
+    if (vm->soft.trace)
+        c->trace = trace_ring_get(vm->soft.trace, index);
     c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);
     c->large = calloc(1, sizeof *c->large);
     if (!c->tlb || !c->large || soft_cache_new(c) != 0) {

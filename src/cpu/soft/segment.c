@@ -152,6 +152,19 @@ static uint8_t privilege_of(const struct soft_vcpu *c)
     return SOFT_KERNEL;
 }
 
+static void mode_trace(struct soft_vcpu *c)
+{
+    uint32_t mode = (uint32_t)c->code_size << 4 | (c->long_mode ? TRACE_MODE_LONG : 0) |
+                    (c->cr0 & X86_CR0_PE ? TRACE_MODE_PROTECTED : 0) |
+                    (c->cr0 & X86_CR0_PG ? TRACE_MODE_PAGING : 0) |
+                    (soft_is_v86(c) ? TRACE_MODE_V86 : 0);
+
+    if (mode == c->traced_mode)
+        return;
+    c->traced_mode = mode;
+    soft_trace(c, TRACE_MODE, mode, 0);
+}
+
 void soft_mode_update(struct soft_vcpu *c)
 {
     const unsigned cs = c->seg[X86_CS].attributes;
@@ -172,6 +185,8 @@ void soft_mode_update(struct soft_vcpu *c)
     c->step = (c->rflags & (X86_RFLAGS_TF | X86_RFLAGS_RF)) != 0 || (c->dr7 & DR7_ENABLED) ||
               c->pending_db != 0;
     soft_code_mode_changed(c);
+    if (__builtin_expect(c->trace != NULL, 0))
+        mode_trace(c);
 }
 
 /* -- stack -- */

@@ -25,6 +25,7 @@
 #include "base/fence.h"
 #include "cpu/cpu.h"
 #include "cpu/soft/counters.h"
+#include "cpu/trace.h"
 #include "cpu/x86/decode.h"
 #include "cpu/x86/state.h"
 
@@ -221,6 +222,8 @@ struct soft_vcpu {
     struct soft_lookup lookup[SOFT_LOOKUPS];
 
     struct soft_counters counters;
+    struct trace_ring *trace;     /* NULL: nobody asks what happens */
+    uint32_t traced_mode;         /* TRACE_MODE_* */
     struct soft_sampler *sampler; /* NULL: nobody asks where time goes */
 };
 
@@ -231,12 +234,22 @@ struct soft_vm {
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;
     bool sample_time;
+    struct trace *trace;
     uint8_t translate_after; /* interpretations of a block before it is translated */
     size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;
     struct soft_code *code; /* which pages hold decoded code, see code.c */
     void *stubs;            /* vector.c: the stub buffer, shared by all vCPUs */
 };
+
+/* -- the event trace (counters.c); on slow paths only -- */
+void soft_trace_add(struct soft_vcpu *c, enum trace_kind kind, uint32_t info, uint64_t detail);
+static inline void soft_trace(struct soft_vcpu *c, enum trace_kind kind, uint32_t info,
+                              uint64_t detail)
+{
+    if (__builtin_expect(c->trace != NULL, 0))
+        soft_trace_add(c, kind, info, detail);
+}
 
 /* -- faults and exits (run.c) -- */
 #define SOFT_JUMP_FAULT 1

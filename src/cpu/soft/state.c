@@ -56,6 +56,7 @@ int soft_state_set(struct soft_vcpu *c, const struct x86_state *state, struct er
     if (!soft_xsave_set(c, state->xsave))
         return error_set(err, -EINVAL, "the saved state's XSAVE image has reserved bits set");
     unfinished_drop(c);
+    soft_trace(c, TRACE_START, 0, state->rip);
 #define SET_COPY(field) memcpy(&c->field, &state->field, sizeof c->field);
     COPY_FIELDS(SET_COPY)
 #undef SET_COPY

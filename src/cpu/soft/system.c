@@ -74,6 +74,7 @@ static void cr3_write(struct soft_vcpu *c, uint64_t value)
     if (is_pae_mode(c) && !soft_pdpte_load(c, value))
         soft_raise_code(c, X86_GP, 0);
     c->cr3 = value;
+    soft_trace(c, TRACE_CR3, 0, value);
     soft_tlb_flush_local(c);
     /* A serializing instruction; Linux' membarrier(2) relies on it. */
     memory_fence();

@@ -181,6 +181,7 @@ static void page_table_switch(struct soft_vcpu *c, uint64_t cr3)
     if ((c->cr4 & X86_CR4_PAE) && !soft_pdpte_load(c, cr3))
         soft_raise_code(c, X86_GP, 0);
     c->cr3 = cr3;
+    soft_trace(c, TRACE_CR3, 0, cr3);
     soft_tlb_flush(c);
 }
 

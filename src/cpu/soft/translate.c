@@ -276,6 +276,7 @@ static void translation_count(const struct translation *tr)
 {
     struct soft_counters *counters = &tr->c->counters;
 
+    soft_trace(tr->c, TRACE_TRANSLATE, tr->block->bytes, (uintptr_t)tr->block->code);
     soft_count(&counters->translated);
     soft_count_add(&counters->translated_guest, tr->block->bytes);
     soft_count_add(&counters->translated_host, (uint64_t)(tr->e.at - tr->t->write) - tr->t->used);

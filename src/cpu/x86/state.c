@@ -78,3 +78,12 @@ void x86_state_startup(struct x86_state *state, uint8_t vector)
     state->rip = 0;
     state->halted = false;
 }
+
+const char *x86_exception_name(unsigned vector)
+{
+    static const char *const names[] = {"DE", "DB", "NMI", "BP", "OF", "BR", "UD", "NM",
+                                        "DF", "9",  "TS",  "NP", "SS", "GP", "PF", "15",
+                                        "MF", "AC", "MC",  "XM", "VE", "CP"};
+
+    return vector < sizeof names / sizeof names[0] ? names[vector] : "?";
+}

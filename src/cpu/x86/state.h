@@ -199,4 +199,7 @@ void x86_state_reset(struct x86_state *state, bool first, uint32_t cpuid_signatu
 /* What a start-up IPI does: CS:IP = vector << 8 : 0. */
 void x86_state_startup(struct x86_state *state, uint8_t vector);
 
+/* "PF", "GP"...; "?": there is no such vector. */
+const char *x86_exception_name(unsigned vector);
+
 #endif

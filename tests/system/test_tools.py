@@ -1,0 +1,138 @@
+"""What engineers look through: counters and the event trace of a real boot."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from vm import FREEHOLD, run
+
+READY = r"fh: ready: (\S+)"
+EXITS = {"twin", "declined", "tlb", "link", "lookup", "poll"}
+
+
+def boot(busybox, *args):
+    """The busybox guest, up and down again; gives what freehold printed on standard error."""
+    with busybox(*args, "--net", "none") as vm:
+        vm.expect(READY, 90)
+        vm.shell("ls -lR /bin /etc >/dev/null; cat /proc/cpuinfo >/dev/null")
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+        return vm.errors.text
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_counters(busybox, tmp_path, cpus):
+    path = tmp_path / "stats"
+    boot(busybox, "--cpus", str(cpus), "--stats", str(path), "--json")
+    vcpus = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [vcpu["vcpu"] for vcpu in vcpus] == list(range(cpus))
+    for vcpu in vcpus:
+        counters = vcpu["counters"]
+        check_counters(counters)
+        assert 0.2 < vcpu["seconds"] < 300
+        wall_ns = vcpu["seconds"] * 1e9
+        assert 0.5 * wall_ns < sum(counters["time_ns"].values()) < 1.1 * wall_ns
+    exits = [vcpu["counters"]["vm_exit"] for vcpu in vcpus]
+    assert sum(exit.get("io", 0) for exit in exits) > 1000  # the console
+    assert sum(exit.get("halt", 0) for exit in exits) > 0
+
+
+def check_counters(counters):
+    exits = counters["exit"]
+    assert set(exits) <= EXITS
+    assert sum(exits.values()) == counters["translated"]["entries"]
+    assert sum(counters["twin"].values()) == exits["twin"]
+    assert sum(counters.get("declined", {}).values()) == exits.get("declined", 0)
+    translation = counters["translation"]
+    assert 1000 < translation["blocks"] <= translation["guest_bytes"]
+    assert translation["guest_bytes"] < translation["host_bytes"]
+    assert counters["link"]["patched"] <= exits["link"]
+    # A fill walks the tables, once, but for the two that an access across pages takes.
+    assert sum(counters["tlb_miss"].values()) <= counters["paging"]["walks"] * 1.01
+    assert counters["fault"]["PF"] > 10
+    assert sum(counters["interrupt"].values()) > 10
+    for group in counters.values():
+        assert all(value > 0 for value in group.values())
+
+
+def test_counters_text(busybox):
+    """On standard error, in a table: groups at the margin, the largest first."""
+    text = boot(busybox, "--stats", "-")
+    assert re.search(r"^vCPU 0, [0-9.]+ s\r?$", text, re.M)
+    lines = text[text.index("\ntwin\n"):].splitlines()[2:8]
+    counts = [int(re.fullmatch(r"  (\w+) +(\d+) +\d+/s", line).group(2)) for line in lines]
+    assert counts == sorted(counts, reverse=True)
+    assert re.search(r"^  translated +[0-9.]+ ms +[0-9.]+ %", text, re.M)
+
+
+def test_counters_of_the_interpreter(busybox, tmp_path):
+    path = tmp_path / "stats"
+    boot(busybox, "--engine", "interpreter", "--stats", str(path), "--json")
+    counters = json.loads(path.read_text())["counters"]
+    assert counters["interpreter"]["blocks"] > 1000
+    assert "translated" not in counters and "exit" not in counters
+
+
+EVENT = re.compile(r" *(\d+\.\d{9})  ( \d|\d\d)  ([0-9a-f]{16})  (\w+) +(.*)")
+
+
+def events_of(path):
+    done = subprocess.run([FREEHOLD, "trace", str(path)], capture_output=True, text=True,
+                          check=True)
+    head, *lines = done.stdout.splitlines()
+    dropped = int(re.search(r"\((\d+) older events were dropped\)", head).group(1))
+    return dropped, [EVENT.fullmatch(line).groups() for line in lines]
+
+
+def test_trace(busybox, tmp_path):
+    path = tmp_path / "trace"
+    boot(busybox, "--trace", f"{path},size=1000000")
+    dropped, events = events_of(path)
+    assert dropped == 0
+    times = [float(event[0]) for event in events]
+    assert times == sorted(times)
+    kinds = [event[3] for event in events]
+    first = {kind: kinds.index(kind) for kind in set(kinds)}
+    assert kinds[0] == "start" and "long mode, paging, 64-bit code" in events[first["mode"]][4]
+    # The kernel makes page tables of its own, faults in what it decompresses, starts its timers.
+    assert first["start"] < first["cr3"] < first["fault"] < first["interrupt"]
+    faults = [event for event in events if event[3] == "fault" and event[4].startswith("#PF")]
+    assert len(faults) > 100
+    assert all(re.fullmatch(r"#PF( code 0x[0-9a-f]+)? at 0x[0-9a-f]+", event[4])
+               for event in faults)
+    assert any(int(event[2], 16) < 1 << 47 for event in faults)  # user code
+    for index in (i for i, kind in enumerate(kinds) if kind == "cr3"):
+        assert kinds[index + 1] == "flush"
+    assert events[-1][3:] == ("exit", "io write 0x604")  # ACPI's power off
+
+
+def test_trace_keeps_the_last(busybox, tmp_path):
+    path = tmp_path / "trace"
+    boot(busybox, "--cpus", "2", "--trace", f"{path},size=64,events=interrupt:exit")
+    dropped, events = events_of(path)
+    assert dropped > 0
+    assert 0 < len(events) <= 2 * 64
+    assert {event[3] for event in events} <= {"interrupt", "exit"}
+    assert events[-1][4] == "io write 0x604"
+
+
+def test_trace_after_a_crash(busybox, tmp_path):
+    """The events are in the file even when freehold is killed."""
+    path = tmp_path / "trace"
+    with busybox("--net", "none", "--trace", str(path)) as vm:
+        vm.expect(READY, 90)
+        vm.process.kill()
+        vm.process.wait()
+    assert len(events_of(path)[1]) > 1000
+
+
+def test_trace_refuses(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("no trace" * 1000)
+    for name in (path, tmp_path / "none", tmp_path):
+        done = run("trace", str(name))
+        assert done.returncode == 2
+        assert str(name) in done.stderr and len(done.stderr.splitlines()) == 1
+    assert run("trace").returncode == 2
