@@ -385,30 +385,114 @@ static void xcr0_choose(struct x86_cpuid *cpuid)
         cpuid->xcr0_allowed |= X86_XCR0_AVX512;
 }
 
-static bool text_equal(const char *a, const char *b)
+/* -- what the user asked for: NAME[,-FEATURE...] -- */
+
+/* One item of it, up to a comma or the end. */
+struct word {
+    const char *at;
+    int length;
+};
+
+static struct word word_at(const char *at)
 {
-    while (*a && *a == *b) {
-        a++;
-        b++;
-    }
-    return *a == *b;
+    struct word word = {at, 0};
+
+    while (at[word.length] && at[word.length] != ',')
+        word.length++;
+    return word;
 }
 
-static int model_find(const char *name, unsigned *out, struct error *err)
+/* Goes to the next item; false behind the last. */
+static bool word_next(struct word *word)
+{
+    const char *end = word->at + word->length;
+
+    if (*end)
+        *word = word_at(end + 1);
+    return end[0] != '\0';
+}
+
+static bool word_is(struct word word, const char *text)
+{
+    for (int i = 0; i < word.length; i++) {
+        if (text[i] != word.at[i]) /* also where `text` ends */
+            return false;
+    }
+    return text[word.length] == '\0';
+}
+
+static int model_find(struct word name, unsigned *out, struct error *err)
 {
     for (unsigned i = 0; i < x86_cpu_model_count; i++) {
-        if (text_equal(name, x86_cpu_models[i].name)) {
+        if (word_is(name, x86_cpu_models[i].name)) {
             *out = i;
             return 0;
         }
     }
-    return error_set(err, -ENOENT, "there is no CPU model '%s'; --cpu help lists those there are",
-                     name);
+    return error_set(err, -ENOENT, "there is no CPU model '%.*s'; --cpu help lists those there are",
+                     name.length, name.at);
+}
+
+/* What a feature builds on: of no use, and not to be offered, without it. */
+static enum x86_feature feature_basis(enum x86_feature feature)
+{
+    switch (feature) {
+    case X86_FEATURE_AVX:
+    case X86_FEATURE_XSAVEOPT:
+    case X86_FEATURE_XSAVEC:
+    case X86_FEATURE_XGETBV1:
+        return X86_FEATURE_XSAVE;
+    case X86_FEATURE_AVX512F:
+        return X86_FEATURE_AVX;
+    default:
+        if (feature_xcr0(feature) & X86_XCR0_AVX512)
+            return X86_FEATURE_AVX512F;
+        return feature_xcr0(feature) & X86_XCR0_AVX ? X86_FEATURE_AVX : X86_FEATURE_NONE;
+    }
+}
+
+static int feature_remove(struct x86_cpuid *cpuid, struct word word, struct error *err)
+{
+    struct word name = {word.at + 1, word.length - 1};
+
+    for (unsigned i = 0; word.length > 1 && word.at[0] == '-' && i < FEATURE_BITS; i++) {
+        if (word_is(name, feature_bits[i].name)) {
+            cpuid->feature[feature_bits[i].feature] = false;
+            return 0;
+        }
+    }
+    return error_set(err, -ENOENT,
+                     "CPU model %s cannot be had with '%.*s'; after the model come features to "
+                     "leave out, such as -x2apic or -avx2",
+                     cpuid->model, word.length, word.at);
+}
+
+static bool feature_stands(const struct x86_cpuid *cpuid, enum x86_feature feature)
+{
+    while (feature != X86_FEATURE_NONE && cpuid->feature[feature])
+        feature = feature_basis(feature);
+    return feature == X86_FEATURE_NONE;
+}
+
+/* Leaves out what follows the model's name. */
+static int features_remove(struct x86_cpuid *cpuid, struct word words, struct error *err)
+{
+    while (word_next(&words)) {
+        int rc = feature_remove(cpuid, words, err);
+
+        if (rc < 0)
+            return rc;
+    }
+    for (unsigned i = 0; i < X86_FEATURE_COUNT; i++)
+        cpuid->feature[i] = feature_stands(cpuid, (enum x86_feature)i);
+    return 0;
 }
 
 static int model_build(unsigned which, const struct x86_cpuid_config *config, struct x86_cpuid *out,
                        struct error *err)
 {
+    int rc;
+
     const struct model *model = &models[which];
     char missing[256];
     uint32_t leaf[4] = {0};
@@ -422,6 +506,9 @@ static int model_build(unsigned which, const struct x86_cpuid_config *config, st
                          "CPU model %s needs %sthat this host's CPU lacks; choose another with "
                          "--cpu (--cpu help lists them)",
                          out->model, missing);
+    rc = features_remove(out, word_at(config->model ? config->model : ""), err);
+    if (rc < 0)
+        return rc;
     if (out->signature == 0)
         out->signature = host_cpuid(1, 0, leaf) ? leaf[EAX] : models[0].signature;
     xcr0_choose(out);
@@ -443,7 +530,7 @@ int x86_cpuid_build(const struct x86_cpuid_config *config, struct x86_cpuid *out
     int result;
 
     if (config->model) {
-        result = model_find(config->model, &which, err);
+        result = model_find(word_at(config->model), &which, err);
         return result == 0 ? model_build(which, config, out, err) : result;
     }
     /* The best of the named ones, so that a VM can move to most other hosts. */

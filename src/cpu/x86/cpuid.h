@@ -107,7 +107,9 @@ struct x86_cpuid {
 };
 
 struct x86_cpuid_config {
-    const char *model; /* NULL: the best named model that this host offers */
+    /* NAME[,-FEATURE...]: a model, and what to leave out of it, with all that builds on that. NULL:
+     * the best named model that this host offers. */
+    const char *model;
     unsigned vcpu_count;
     uint64_t tsc_hz;
     bool paravirt_clock; /* offer the KVM leaves (clock only) */
@@ -121,8 +123,8 @@ struct x86_cpu_model {
 extern const struct x86_cpu_model x86_cpu_models[];
 extern const unsigned x86_cpu_model_count;
 
-/* Builds the table. -ENOENT: no such model; -ENOTSUP: this host lacks features, which are listed.
- */
+/* Builds the table. -ENOENT: no such model or feature; -ENOTSUP: this host lacks features, which
+ * are listed. */
 MUST_CHECK int x86_cpuid_build(const struct x86_cpuid_config *config, struct x86_cpuid *out,
                                struct error *err);
 
