@@ -255,7 +255,7 @@ static int register_read(struct lapic *lapic, unsigned reg, uint32_t *value)
 
     switch (reg) {
     case LAPIC_ID:
-        *value = lapic_is_x2apic(lapic) ? state->id : state->id << 24;
+        *value = lapic_is_x2apic(lapic) ? state->id : atomic_load(&state->xapic_id) << 24;
         return 0;
     case LAPIC_VERSION:
         *value = LAPIC_VERSION_VALUE;
@@ -305,7 +305,7 @@ static int register_read(struct lapic *lapic, unsigned reg, uint32_t *value)
 }
 
 /* Bits that software may set; x2APIC mode faults on others (11.12.1.3). 0: not a plain register. */
-static uint32_t register_writable(unsigned reg)
+static uint32_t register_writable(const struct lapic *lapic, unsigned reg)
 {
     switch (reg) {
     case LAPIC_TPR:
@@ -313,7 +313,7 @@ static uint32_t register_writable(unsigned reg)
     case LAPIC_SVR:
         return 0x1ff;
     case LAPIC_LVT_FIRST + LVT_TIMER:
-        return 0x700ff;
+        return lapic->set->config.tsc_deadline ? 0x700ff : 0x300ff;
     case LAPIC_LVT_FIRST + LVT_THERMAL:
     case LAPIC_LVT_FIRST + LVT_PERFORMANCE:
         return 0x107ff;
@@ -426,7 +426,7 @@ uint64_t lapic_mmio_read(struct lapic *lapic, uint32_t offset, unsigned size)
 
 static void mmio_register_write(struct lapic *lapic, unsigned reg, uint32_t value)
 {
-    uint32_t writable = register_writable(reg);
+    uint32_t writable = register_writable(lapic, reg);
 
     if (writable)
         register_write(lapic, reg, value & writable);
@@ -443,6 +443,10 @@ void lapic_mmio_write(struct lapic *lapic, uint32_t offset, unsigned size, uint6
     switch (offset >> 4) {
     case LAPIC_EOI:
         lapic_eoi(lapic);
+        break;
+    case LAPIC_ID: /* writable or not by model (11.4.6): never where there is x2APIC */
+        if (!lapic->set->config.x2apic)
+            atomic_store(&state->xapic_id, (uint32_t)value >> 24);
         break;
     case LAPIC_LDR:
         atomic_store(&state->ldr, (uint32_t)value & 0xff000000);
@@ -499,7 +503,7 @@ static int x2apic_write_zero(struct lapic *lapic, unsigned reg, uint64_t value)
 
 static int x2apic_write(struct lapic *lapic, unsigned reg, uint64_t value)
 {
-    uint32_t writable = register_writable(reg);
+    uint32_t writable = register_writable(lapic, reg);
 
     if (!lapic_is_x2apic(lapic))
         return -EINVAL;
@@ -534,6 +538,8 @@ static bool apic_base_change_legal(const struct lapic *lapic, uint64_t from, uin
         return false;
     if ((to & mode) == APIC_BASE_X2APIC)
         return false;
+    if ((to & APIC_BASE_X2APIC) && !lapic->set->config.x2apic) /* reserved */
+        return false;
     if ((from & mode) == mode)
         return (to & mode) != APIC_BASE_ENABLED;
     return (from & mode) != 0 || (to & mode) != mode;
@@ -546,8 +552,10 @@ static int apic_base_write(struct lapic *lapic, uint64_t value)
     if (!apic_base_change_legal(lapic, old, value))
         return -EINVAL;
     atomic_store(&lapic->state.apic_base, value);
-    if ((old ^ value) & APIC_BASE_ENABLED)
-        lapic_registers_reset(lapic); /* 11.4.3: as after a reset */
+    if ((old ^ value) & APIC_BASE_ENABLED) { /* 11.4.3: as after a reset */
+        lapic_registers_reset(lapic);
+        atomic_store(&lapic->state.xapic_id, lapic->state.id);
+    }
     lapic_update(lapic);
     return 0;
 }
@@ -559,6 +567,8 @@ int lapic_msr_read(struct lapic *lapic, uint32_t index, uint64_t *value)
         return 0;
     }
     if (index == MSR_TSC_DEADLINE) {
+        if (!lapic->set->config.tsc_deadline)
+            return -EINVAL;
         *value = lapic_timer_tsc_read(lapic);
         return 0;
     }
@@ -570,6 +580,8 @@ int lapic_msr_read(struct lapic *lapic, uint32_t index, uint64_t *value)
 int lapic_msr_write(struct lapic *lapic, uint32_t index, uint64_t value)
 {
     if (index == MSR_TSC_DEADLINE) {
+        if (!lapic->set->config.tsc_deadline)
+            return -EINVAL;
         lapic_timer_tsc_write(lapic, value);
         return 0;
     }

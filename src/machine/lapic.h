@@ -49,6 +49,7 @@ struct lapic_ops {
 struct lapic_set_config {
     unsigned count;              /* vCPUs, 1 to 255 */
     unsigned physical_bits;      /* of the CPU's addresses, 36 to 52 */
+    bool x2apic, tsc_deadline;   /* what CPUID says that there is */
     struct loop *loop;           /* runs the timers */
     const struct tsc_clock *tsc; /* outlives the set */
     const struct lapic_ops *ops;

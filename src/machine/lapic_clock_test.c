@@ -70,8 +70,12 @@ static uint64_t tsc_hz_measure(void)
 
 static bool board_up(struct test *t, struct board *board)
 {
-    struct lapic_set_config config = {
-        .count = 2, .physical_bits = 46, .tsc = &tsc, .ops = &ops, .opaque = board};
+    struct lapic_set_config config = {.count = 2,
+                                      .physical_bits = 46,
+                                      .tsc_deadline = true,
+                                      .tsc = &tsc,
+                                      .ops = &ops,
+                                      .opaque = board};
 
     *board = (struct board){0};
     tsc.hz = tsc_hz_measure();

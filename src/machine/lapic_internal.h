@@ -73,7 +73,8 @@ enum lapic_lvt {
 
 /* What posters and other LAPICs look at is atomic; only the owner writes it, IRR and TMR aside. */
 struct lapic_state {
-    uint32_t id;
+    uint32_t id;                /* the vCPU's number, and its x2APIC ID */
+    _Atomic(uint32_t) xapic_id; /* the same, unless a guest without x2APIC has changed it */
     _Atomic(uint64_t) apic_base;
     _Atomic(uint32_t) tpr, ldr, dfr, svr;
     _Atomic(uint32_t) irr[8], tmr[8];
@@ -129,6 +130,13 @@ void lapic_update(struct lapic *lapic);          /* [own] looks again what can b
 static inline bool lapic_is_x2apic(const struct lapic *lapic)
 {
     return atomic_load_explicit(&lapic->state.apic_base, memory_order_relaxed) & APIC_BASE_X2APIC;
+}
+
+static inline uint32_t lapic_id(const struct lapic *lapic)
+{
+    return lapic_is_x2apic(lapic)
+               ? lapic->state.id
+               : atomic_load_explicit(&lapic->state.xapic_id, memory_order_relaxed);
 }
 
 static inline bool lapic_is_accepting(const struct lapic *lapic)

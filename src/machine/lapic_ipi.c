@@ -55,7 +55,7 @@ static bool message_matches(const struct lapic *lapic, const struct message *mes
         return true;
     if (message->logical)
         return logical_match(lapic, message->destination);
-    return message->destination == lapic->state.id;
+    return message->destination == lapic_id(lapic);
 }
 
 /* ---- delivery ---- */
@@ -117,7 +117,8 @@ static void message_send(struct lapic_set *set, const struct message *message,
         deliver_lowest(set, message);
         return;
     }
-    if (!message->logical && !message->broadcast) { /* the usual case: IDs are indices */
+    /* The usual case. With x2APIC about, no guest can change an ID, so IDs are indices. */
+    if (set->config.x2apic && !message->logical && !message->broadcast) {
         if (message->destination < set->config.count &&
             lapic_enabled(&set->lapic[message->destination]))
             message_deliver(&set->lapic[message->destination], message);
@@ -239,6 +240,7 @@ void lapic_set_reset(struct lapic_set *set)
         uint64_t bsp = i == 0 ? APIC_BASE_BSP : 0;
 
         atomic_store(&lapic->state.apic_base, LAPIC_BASE_DEFAULT | APIC_BASE_ENABLED | bsp);
+        atomic_store(&lapic->state.xapic_id, i);
         lapic_registers_reset(lapic);
         if (i == 0) {
             atomic_store(&lapic->state.lvt[LVT_LINT0], MODE_EXTINT << 8);

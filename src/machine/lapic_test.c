@@ -82,11 +82,16 @@ static uint32_t mmio_in(struct board *board, unsigned cpu, uint32_t offset)
     return (uint32_t)lapic_mmio_read(board->cpu[cpu], offset, 4);
 }
 
-/* All software-enabled, flat logical IDs 1 << index. */
-static bool board_up(struct test *t, struct board *board)
+/* All software-enabled, flat logical IDs 1 << index; of old CPUs, or of new ones. */
+static bool board_up_as(struct test *t, struct board *board, bool new)
 {
-    struct lapic_set_config config = {
-        .count = CPUS, .physical_bits = 46, .tsc = &tsc, .ops = &ops, .opaque = board};
+    struct lapic_set_config config = {.count = CPUS,
+                                      .physical_bits = 46,
+                                      .x2apic = new,
+                                      .tsc_deadline = new,
+                                      .tsc = &tsc,
+                                      .ops = &ops,
+                                      .opaque = board};
     struct lapic_chips chips = {on_eoi, board, on_pic_acknowledge, board};
 
     *board = (struct board){0};
@@ -100,6 +105,11 @@ static bool board_up(struct test *t, struct board *board)
         mmio(board, i, 0xd0, 1u << (24 + i));
     }
     return true;
+}
+
+static bool board_up(struct test *t, struct board *board)
+{
+    return board_up_as(t, board, true);
 }
 
 static void board_down(struct board *board)
@@ -434,6 +444,55 @@ static void test_x2apic(struct test *t)
     board_down(&b);
 }
 
+/* SDM vol. 3, 11.4.6: an ID can be changed, even to one that another has, where the model allows;
+ * INIT leaves it, a LAPIC that is disabled and enabled has its first one again (11.4.7). */
+static void test_id_change(struct test *t)
+{
+    struct board b;
+
+    if (!board_up_as(t, &b, false))
+        return;
+    mmio(&b, 1, 0x20, 0x07000000);
+    mmio(&b, 3, 0x20, 0x07000000);
+    CHECK_EQ(t, mmio_in(&b, 1, 0x20), 0x07000000);
+    msi(&b, 7, 0x61);
+    msi(&b, 1, 0x62);
+    msi(&b, 2, 0x63);
+    CHECK_EQ(t, lapic_acknowledge(b.cpu[1]), 0x61);
+    CHECK_EQ(t, lapic_acknowledge(b.cpu[2]), 0x63);
+    CHECK_EQ(t, lapic_acknowledge(b.cpu[3]), 0x61);
+    CHECK(t, !lapic_has_interrupt(b.cpu[1]));
+    lapic_init_reset(b.cpu[3]);
+    CHECK_EQ(t, mmio_in(&b, 3, 0x20), 0x07000000);
+    CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00000), 0);
+    CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00800), 0);
+    CHECK_EQ(t, mmio_in(&b, 1, 0x20), 0x01000000);
+    board_down(&b);
+    if (!board_up(t, &b))
+        return;
+    mmio(&b, 1, 0x20, 0x07000000);
+    CHECK_EQ(t, mmio_in(&b, 1, 0x20), 0x01000000);
+    board_down(&b);
+}
+
+/* What CPUID does not offer is reserved. */
+static void test_without_features(struct test *t)
+{
+    struct board b;
+    uint64_t value;
+
+    if (!board_up_as(t, &b, false))
+        return;
+    CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x1b, 0xfee00c00), (uint64_t)-EINVAL);
+    CHECK_EQ(t, lapic_msr_read(b.cpu[1], 0x1b, &value), 0);
+    CHECK_EQ(t, value, 0xfee00800);
+    CHECK_EQ(t, lapic_msr_read(b.cpu[1], 0x6e0, &value), (uint64_t)-EINVAL);
+    CHECK_EQ(t, lapic_msr_write(b.cpu[1], 0x6e0, 1), (uint64_t)-EINVAL);
+    mmio(&b, 1, 0x320, 0x40040); /* TSC-deadline mode */
+    CHECK_EQ(t, mmio_in(&b, 1, 0x320), 0x40);
+    board_down(&b);
+}
+
 static void test_base_transitions(struct test *t)
 {
     struct board b;
@@ -712,6 +771,8 @@ int main(void)
     TEST_RUN(&t, test_software_disable);
     TEST_RUN(&t, test_extint);
     TEST_RUN(&t, test_x2apic);
+    TEST_RUN(&t, test_id_change);
+    TEST_RUN(&t, test_without_features);
     TEST_RUN(&t, test_base_transitions);
     TEST_RUN(&t, test_timer_one_shot);
     TEST_RUN(&t, test_timer_periodic);

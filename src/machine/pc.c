@@ -61,7 +61,6 @@ struct pc {
     struct loop *loop;
     unsigned vcpu_count;
     uint32_t cpu_signature;
-    unsigned physical_bits;
     struct memmap map;
     struct mem *mem;
     struct bus *ports, *mmio;
@@ -201,11 +200,13 @@ static int memory_new(struct pc *pc, struct error *err)
     return rc;
 }
 
-static int lapics_new(struct pc *pc)
+static int lapics_new(struct pc *pc, const struct x86_cpuid *cpuid)
 {
     const struct lapic_set_config config = {
         .count = pc->vcpu_count,
-        .physical_bits = pc->physical_bits,
+        .physical_bits = cpuid->physical_bits,
+        .x2apic = cpuid->feature[X86_FEATURE_X2APIC],
+        .tsc_deadline = cpuid->feature[X86_FEATURE_TSC_DEADLINE],
         .loop = pc->loop,
         .tsc = &pc->tsc,
         .ops = &pc->events.lapic,
@@ -215,9 +216,9 @@ static int lapics_new(struct pc *pc)
     return lapic_set_new(&config, &pc->lapics);
 }
 
-static int interrupt_chips_new(struct pc *pc)
+static int interrupt_chips_new(struct pc *pc, const struct x86_cpuid *cpuid)
 {
-    int rc = lapics_new(pc);
+    int rc = lapics_new(pc, cpuid);
 
     if (rc)
         return rc;
@@ -556,7 +557,7 @@ static int parts_new(struct pc *pc, const struct pc_config *config, struct error
     int rc = memory_new(pc, err);
 
     if (!rc)
-        rc = interrupt_chips_new(pc);
+        rc = interrupt_chips_new(pc, config->cpuid);
     if (!rc)
         rc = timers_new(pc);
     if (!rc)
@@ -588,7 +589,6 @@ static struct pc *pc_alloc(const struct pc_config *config)
     pc->loop = config->loop;
     pc->vcpu_count = config->vcpu_count;
     pc->cpu_signature = config->cpuid->signature;
-    pc->physical_bits = config->cpuid->physical_bits;
     pc->tsc = (struct tsc_clock){config->cpuid->tsc_hz, tsc_read_host};
     pthread_mutex_init(&pc->isa_lock, NULL);
     return pc;
