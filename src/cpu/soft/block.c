@@ -8,6 +8,12 @@
 bool soft_op_sets_rip(const struct x86_insn *insn)
 {
     switch (insn->op) {
+    case X86_OP_MOVS:
+    case X86_OP_CMPS:
+    case X86_OP_STOS:
+    case X86_OP_LODS:
+    case X86_OP_SCAS: /* repeated, they may come back to the run loop unfinished */
+        return insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE);
     case X86_OP_CALL:
     case X86_OP_CALL_IND:
     case X86_OP_CALL_FAR:
@@ -34,11 +40,6 @@ bool soft_op_sets_rip(const struct x86_insn *insn)
     case X86_OP_SYSEXIT:
     case X86_OP_HLT:
     case X86_OP_PAUSE:
-    case X86_OP_MOVS:
-    case X86_OP_CMPS:
-    case X86_OP_STOS:
-    case X86_OP_LODS:
-    case X86_OP_SCAS:
     case X86_OP_INS:
     case X86_OP_OUTS:
         return true;

@@ -18,4 +18,8 @@ typedef bool soft_leaf(struct soft_vcpu *c, const struct soft_op *op);
  * the fixed code, `what` is access | size << 8. (paging.c) */
 bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
 
+/* MOVS, CMPS, STOS, LODS and SCAS of 64-bit code with 64-bit addresses, with and without REP
+ * (leaf_string.c). Where it declines a part may be done and committed: the twin does the rest. */
+soft_leaf soft_leaf_string;
+
 #endif

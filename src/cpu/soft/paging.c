@@ -401,6 +401,7 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
                                         .leaf = true};
     struct soft_page page = {0};
     struct soft_target target;
+    enum soft_activity before = soft_activity_get(&c->counters);
 
     soft_activity_set(&c->counters, SOFT_IN_WALK);
     if ((linear & 0xfff) + (what >> 8) > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
@@ -412,7 +413,7 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
     target_cache(c, &request, &page, &target);
     soft_count(&c->counters.tlb_miss[request.privilege][request.access]);
     soft_count(&c->counters.leaf_fills);
-    soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
+    soft_activity_set(&c->counters, before);
     return true;
 }
 

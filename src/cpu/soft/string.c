@@ -3,11 +3,12 @@
  *
  * A REP instruction commits each iteration, so that a fault or an interrupt in the middle leaves
  * RCX, RSI and RDI as hardware does and the instruction restarts where it was (Intel SDM vol. 2,
- * REP). Runs of MOVS and STOS inside one page are single copies. A long REP comes back to the run
- * loop now and then (c->rip stays on it), so that interrupts are served.
+ * REP). In 64-bit code whole runs inside one page are done at once (leaf_string.c). A long REP
+ * comes back to the run loop now and then (c->rip stays on it), so that interrupts are served.
  * Threads: a vCPU's own.
  */
 #include "cpu/soft/integer.h"
+#include "cpu/soft/leaf.h"
 
 #define ITERATIONS_MAX 4096
 
@@ -177,107 +178,24 @@ static void outs(struct soft_vcpu *c, const struct x86_insn *insn)
     index_advance(c, insn, X86_RSI);
 }
 
-/* -- runs inside one page -- */
-
-static uint64_t to_page_end(uint64_t linear)
-{
-    return GUEST_PAGE_SIZE - (linear & (GUEST_PAGE_SIZE - 1));
-}
-
-/* How many iterations from here stay in the page and below the end of the address register. */
-static uint64_t run_length(const struct x86_insn *insn, uint64_t linear, uint64_t index,
-                           uint64_t count)
-{
-    uint64_t elements = to_page_end(linear) / insn->operand_size;
-    uint64_t wrap = insn->address_size == 8   ? UINT64_MAX
-                    : insn->address_size == 4 ? (UINT64_C(1) << 32) - index
-                                              : 0x10000 - index;
-
-    if (elements > count)
-        elements = count;
-    if (elements > wrap / insn->operand_size)
-        elements = wrap / insn->operand_size;
-    return elements;
-}
-
-static bool run_possible(const struct soft_vcpu *c)
-{
-    /* Elsewhere limits differ from element to element, or each access must be seen. */
-    return c->code_size == X86_CODE_64 && !(c->rflags & X86_RFLAGS_DF) && !c->stepping &&
-           c->privilege != SOFT_CHECKED;
-}
-
-static uint64_t run_finish(struct soft_vcpu *c, const struct x86_insn *insn, uint64_t done,
-                           bool moves_source)
-{
-    uint64_t bytes = done * insn->operand_size;
-
-    if (moves_source)
-        soft_index_set(c, insn, X86_RSI, c->gpr[X86_RSI] + bytes);
-    soft_index_set(c, insn, X86_RDI, c->gpr[X86_RDI] + bytes);
-    return done;
-}
-
-static void fill(void *to, uint64_t value, unsigned size, uint64_t count)
-{
-    if (size == 1 || value == 0) {
-        memset(to, (uint8_t)value, count * size);
-        return;
-    }
-    for (uint64_t i = 0; i < count; i++)
-        memcpy((uint8_t *)to + i * size, &value, size);
-}
-
-/* Does as many iterations at once as it can; 0: take the slow way. */
-static uint64_t run_stos(struct soft_vcpu *c, const struct x86_insn *insn, uint64_t count)
-{
-    uint64_t to = destination(c, insn, SOFT_WRITE);
-    uint64_t run = run_length(insn, to, index_get(c, insn, X86_RDI), count);
-    unsigned size = insn->operand_size;
-    uint64_t value = c->gpr[X86_RAX];
-    void *host;
-
-    if (run < 2)
-        return 0;
-    host = soft_page_host(c, to, SOFT_WRITE);
-    if (!host)
-        return 0;
-    if (size < 8)
-        value &= (UINT64_C(1) << (8 * size)) - 1;
-    fill(host, value, size, run);
-    return run_finish(c, insn, run, false);
-}
-
-static uint64_t run_movs(struct soft_vcpu *c, const struct x86_insn *insn, uint64_t count)
-{
-    uint64_t from = source(c, insn), to = destination(c, insn, SOFT_WRITE);
-    uint64_t run = run_length(insn, to, index_get(c, insn, X86_RDI), count);
-    uint8_t *host_from, *host_to;
-
-    run = run_length(insn, from, index_get(c, insn, X86_RSI), run);
-    if (run < 2)
-        return 0;
-    host_from = soft_page_host(c, from, SOFT_READ);
-    host_to = host_from ? soft_page_host(c, to, SOFT_WRITE) : NULL;
-    if (!host_to)
-        return 0;
-    /* A destination just above its source repeats a pattern: element by element. */
-    if (host_to > host_from && host_to < host_from + run * insn->operand_size)
-        return 0;
-    memmove(host_to, host_from, run * insn->operand_size);
-    return run_finish(c, insn, run, true);
-}
-
 /* -- repetition -- */
 
 typedef void iteration(struct soft_vcpu *c, const struct x86_insn *insn);
-typedef uint64_t many_iterations(struct soft_vcpu *c, const struct x86_insn *insn, uint64_t count);
 
 struct string_op {
     iteration *one;
-    many_iterations *many; /* NULL: none */
-    bool compares;         /* REPE and REPNE look at ZF */
+    bool leaf;     /* soft_leaf_string() knows it */
+    bool compares; /* REPE and REPNE look at ZF */
 };
+
+/* As many iterations at once as can be; true: that was all. Elsewhere limits differ from element
+ * to element, or the instruction is to be seen at each. */
+static bool finished_by_leaf(struct soft_vcpu *c, const struct soft_op *op,
+                             const struct string_op *string)
+{
+    return string->leaf && c->code_size == X86_CODE_64 && op->insn.address_size == 8 &&
+           !c->stepping && soft_leaf_string(c, op);
+}
 
 static bool repeat_ends(const struct soft_vcpu *c, const struct x86_insn *insn)
 {
@@ -301,15 +219,12 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
      * only when it leaves otherwise. */
     c->string_arith = c->arith;
     for (unsigned i = 0; count > 0; i++) {
-        uint64_t done = 0;
-
-        if (string->many && run_possible(c))
-            done = string->many(c, insn, count);
-        if (done == 0) {
-            string->one(c, insn);
-            done = 1;
+        if (finished_by_leaf(c, op, string)) {
+            c->rip = soft_rip_next(c);
+            return;
         }
-        count -= done;
+        string->one(c, insn);
+        count = soft_count_get(c, insn) - 1;
         soft_index_set(c, insn, X86_RCX, count);
         soft_io_commit(c);
         if (string->compares && repeat_ends(c, insn))
@@ -328,8 +243,8 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
 static void string(struct soft_vcpu *c, const struct soft_op *op)
 {
     static const struct string_op ops[] = {
-        {movs, run_movs, false}, {stos, run_stos, false}, {lods, NULL, false}, {cmps, NULL, true},
-        {scas, NULL, true},      {ins, NULL, false},      {outs, NULL, false},
+        {movs, true, false}, {stos, true, false}, {lods, true, false},  {cmps, true, true},
+        {scas, true, true},  {ins, false, false}, {outs, false, false},
     };
     const struct x86_insn *insn = &op->insn;
     unsigned which = insn->op == X86_OP_MOVS   ? 0
@@ -347,7 +262,8 @@ static void string(struct soft_vcpu *c, const struct soft_op *op)
     c->string_arith = c->arith;
     ops[which].one(c, insn);
     c->arith = c->string_arith;
-    c->rip = soft_rip_next(c);
+    if (op->sets_rip)
+        c->rip = soft_rip_next(c);
 }
 
 static void in(struct soft_vcpu *c, const struct soft_op *op)

@@ -154,6 +154,12 @@ static bool op_emit(struct translation *tr, unsigned i)
         return tr_branch(tr, i);
     case X86_OP_VECTOR:
         return tr_vector(tr, i);
+    case X86_OP_MOVS:
+    case X86_OP_CMPS:
+    case X86_OP_STOS:
+    case X86_OP_LODS:
+    case X86_OP_SCAS:
+        return tr_string(tr, i);
     default:
         return tr_integer(tr, i);
     }

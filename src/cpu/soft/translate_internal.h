@@ -171,6 +171,7 @@ void tr_check(struct translation *tr, const struct check *check);
 bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,
                const struct check *check);
 bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
+bool tr_string(struct translation *tr, unsigned i);  /* translate_string.c */
 bool tr_vector(struct translation *tr, unsigned i);  /* translate_vector.c */
 
 /* -- control flow (translate_control.c) -- */
