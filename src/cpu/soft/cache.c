@@ -14,6 +14,7 @@
 
 #include "cpu/soft/code_internal.h"
 #include "cpu/soft/paging.h"
+#include "cpu/soft/slots.h"
 #include "cpu/soft/translate.h"
 
 #define JUMP_ENTRIES    16384
@@ -159,6 +160,12 @@ void *soft_code_alloc(struct soft_vcpu *c, size_t bytes)
 
 /* -- finding and building -- */
 
+static uint64_t scramble(uint64_t key)
+{
+    key *= UINT64_C(0x9e3779b97f4a7c15);
+    return (key ^ key >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+}
+
 int soft_cache_new(struct soft_vcpu *c)
 {
     struct soft_cache *cache = calloc(1, sizeof *cache);
@@ -170,6 +177,8 @@ int soft_cache_new(struct soft_vcpu *c)
         free(cache);
         return -EIO;
     }
+    c->slot_empty = (scramble(~cache->secret) >> 2 & ~UINT64_C(0xfff)) | UINT64_C(1) << 63;
+    soft_slots_clear(c);
     cache->arena_bytes = c->vm->code_bytes / 4 * 3;
     arena = mmap(NULL, cache->arena_bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -205,25 +214,19 @@ static bool vectors_free(const struct soft_vcpu *c)
            (c->cr4 & X86_CR4_OSFXSR) && saved && cpuid->feature[X86_FEATURE_AVX];
 }
 
-static uint64_t scramble(uint64_t key)
-{
-    key *= UINT64_C(0x9e3779b97f4a7c15);
-    return (key ^ key >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
-}
-
 /* A lookup key is rip + salt: some rip makes the key of any entry, stale and empty ones too. A
  * guest that knew the salts could branch there. */
 static void key_update(struct soft_vcpu *c)
 {
     bool plain = soft_is_real(c) || soft_is_v86(c);
     unsigned mode = c->code_size | (plain ? 4u : 0) | (vectors_free(c) ? SOFT_MODE_VECTORS : 0) |
-                    (c->cpl == 3 ? 16u : 0);
+                    (c->cpl == 3 ? SOFT_MODE_USER : 0);
 
     c->code_key = c->cache->generation << 5 | mode;
     c->code_key_global = c->cache->generation_global << 5 | mode;
     c->salt = scramble(c->code_key ^ c->cache->secret);
     c->salt_global = scramble(c->code_key_global ^ c->cache->secret);
-    c->tlb_now = &c->tlb[c->privilege];
+    soft_privilege_apply(c);
 }
 
 bool soft_code_is_global(const struct soft_vcpu *c)
@@ -279,7 +282,7 @@ void soft_code_mode_changed(struct soft_vcpu *c)
 /* The part of the key that decoding depends on (VEX has no meaning in real and v86 mode). */
 static uint8_t code_mode(const struct soft_vcpu *c)
 {
-    return c->code_key & 15;
+    return c->code_key & 31;
 }
 
 static uint64_t code_linear(const struct soft_vcpu *c)

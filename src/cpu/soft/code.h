@@ -69,6 +69,8 @@ bool soft_code_is_global(const struct soft_vcpu *c);
     8u /* in soft_block.mode: vector instructions can't fault by themselves                        \
         */
 
+#define SOFT_MODE_USER 16u /* CPL 3 */
+
 /* A vCPU is running while it may hold pointers into guest memory that it has checked. */
 void soft_code_enter(struct soft_vcpu *c);
 void soft_code_leave(struct soft_vcpu *c);

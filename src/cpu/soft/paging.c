@@ -12,6 +12,7 @@
 
 #include "cpu/soft/code.h"
 #include "cpu/soft/leaf.h"
+#include "cpu/soft/slots.h"
 
 #define PTE_P       (UINT64_C(1) << 0)
 #define PTE_W       (UINT64_C(1) << 1)
@@ -434,6 +435,7 @@ void soft_tlb_init(struct soft_tlb *tlb)
 
 void soft_tlb_flush(struct soft_vcpu *c)
 {
+    soft_slots_clear(c);
     soft_count(&c->counters.flush_all);
     soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_ALL, 0);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
@@ -450,6 +452,7 @@ void soft_tlb_flush(struct soft_vcpu *c)
 /* Global pages stay: APM vol. 2, 5.5.2; SDM vol. 3, 4.10.2.4. */
 void soft_tlb_flush_local(struct soft_vcpu *c)
 {
+    soft_slots_clear(c);
     soft_count(&c->counters.flush_local);
     soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_LOCAL, 0);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
@@ -467,6 +470,7 @@ void soft_tlb_flush_local(struct soft_vcpu *c)
 
 void soft_tlb_flush_writes(struct soft_vcpu *c)
 {
+    soft_slots_clear(c);
     soft_count(&c->counters.flush_writes);
     for (unsigned p = 0; p < SOFT_CHECKED; p++)
         tlb_array_clear(&c->tlb[p], SOFT_WRITE);
@@ -480,6 +484,7 @@ void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
         soft_tlb_flush(c);
         return;
     }
+    soft_slots_clear(c);
     for (unsigned p = 0; p < SOFT_CHECKED; p++) {
         for (unsigned a = 0; a < 3; a++) {
             unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;

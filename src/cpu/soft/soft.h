@@ -78,6 +78,13 @@ struct soft_tlb {
     bool used;
 };
 
+/* See slots.h. Tags are addresses of pages, pages the host's; by read and write. */
+#define SOFT_SLOTS 32
+struct soft_slots {
+    uint64_t tag[2][SOFT_SLOTS];
+    uint64_t page[2][SOFT_SLOTS];
+};
+
 /* Where large pages were used since the last flush: see paging.c. */
 struct soft_large_pages {
     uint64_t seen[64];
@@ -207,6 +214,10 @@ struct soft_vcpu {
     /* The translator's part (translate.c): addressed through GS by translated code. */
     struct soft_translator *translator;
     struct soft_tlb *tlb_now; /* &tlb[privilege] */
+    struct soft_slots slots[2]; /* of the kernel's code, of the user's */
+    uint64_t slot_empty;        /* the tag of an empty one */
+    uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
+    uint32_t slot_what;              /* offset in it, and what soft_leaf_fill() is told */
     uint64_t code_page;       /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
     uint64_t exit_value; /* of the last exit to C: rip, link or site */

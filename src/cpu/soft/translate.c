@@ -101,7 +101,7 @@ static void interpret(struct translation *tr, unsigned op)
 static void cold_back(struct translation *tr, unsigned op)
 {
     for (unsigned i = 0; i < tr->cold_count; i++) {
-        if (tr->cold[i].kind <= COLD_FILL && tr->cold[i].op == op)
+        if (tr->cold[i].kind <= COLD_SLOT && tr->cold[i].op == op)
             tr->cold[i].back = tr->e.at;
     }
 }
@@ -188,23 +188,23 @@ static void op_translate(struct translation *tr, unsigned i)
 static void cold_twin(struct translation *tr, const struct cold *cold)
 {
     exit_op(tr, cold->op, true);
-    tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_FILL ? SITE_TLB : SITE_DECLINED;
+    tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_SLOT ? SITE_TLB : SITE_DECLINED;
     tr->block->resume[cold->op] = to_execute(tr->t, tr->e.at);
     if (cold->vectors)
         emit_call_state(&tr->e, STATE(vector_ready));
     emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
 }
 
-/* A TLB miss: R10 has become linear address ^ tag, R11 points to the entry. */
-static void cold_fill(struct translation *tr, const struct cold *cold)
+/* R10 is the linear address ^ the slot's tag. */
+static void cold_slot(struct translation *tr, const struct cold *cold)
 {
     struct emit *e = &tr->e;
-    uint32_t array = (uint32_t)(cold->access * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES);
 
-    emit_xor_reg_mem(e, HOST_R10, HOST_R11, (int32_t)array);
-    emit_mov_reg_imm64(e, HOST_R11, cold->access | (uint32_t)cold->size << 8);
-    emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.fill));
-    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->again);
+    emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
+    emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
+    emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
+    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
     cold_twin(tr, cold);
 }
 
@@ -215,8 +215,8 @@ static void cold_emit(struct translation *tr, struct cold *cold)
     case COLD_OP:
         cold_twin(tr, cold);
         break;
-    case COLD_FILL:
-        cold_fill(tr, cold);
+    case COLD_SLOT:
+        cold_slot(tr, cold);
         break;
     case COLD_LINK:
         cold->link->unlinked = tr->e.at;

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "cpu/soft/slots.h"
 #include "cpu/soft/translate_internal.h"
 
 static void raw(struct emit *e, const void *bytes, size_t length)
@@ -177,8 +178,8 @@ static void leaf_emit(struct soft_vcpu *c, struct emit *e)
     emit_ret(e);
 }
 
-/* A TLB miss at the linear address in R10, which is kept; R11 says what soft_leaf_fill() is told.
- * Only the registers that C functions may change need saving. */
+/* soft_leaf_fill() for the linear address in R10, which is kept; NE: it did. Only the registers
+ * that C functions may change are saved. */
 static void fill_emit(struct soft_vcpu *c, struct emit *e)
 {
     static const uint8_t lost[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI, HOST_R8};
@@ -188,13 +189,59 @@ static void fill_emit(struct soft_vcpu *c, struct emit *e)
     emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
     emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
     emit_mov_reg_reg(e, HOST_RSI, HOST_R10);
-    emit_mov_reg_reg(e, HOST_RDX, HOST_R11);
+    emit_mov_reg_state32(e, HOST_RDX, STATE(slot_what));
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_leaf_fill);
     c_call(e, c);
     for (unsigned i = 0; i < sizeof lost; i++)
         emit_mov_reg_state(e, lost[i], GPR(lost[i]));
     emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
     emit_mov_reg_state(e, HOST_R10, STATE(exit_value));
+}
+
+/* PUSH [R11 + displacement]; POP [GS:R11 + displacement] */
+static void push_r11(struct emit *e, int32_t displacement)
+{
+    RAW(e, 0x41, 0xff, 0xb3);
+    raw(e, &displacement, 4);
+}
+
+static void pop_gs_r11(struct emit *e, int32_t displacement)
+{
+    RAW(e, 0x65, 0x41, 0x8f, 0x83);
+    raw(e, &displacement, 4);
+}
+
+/*
+ * An access whose page is not in its slot. R10 is its linear address ^ the slot's tag, R11 the
+ * displacement of the tag from GS. Looks into the TLB, which is filled first if need be, and makes
+ * its entry the slot's. NE: R10 is the host address. E: the access must be interpreted.
+ */
+static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access access)
+{
+    int32_t array = (int32_t)(access * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES);
+    uint8_t *again, *miss;
+
+    RAW(e, 0x65, 0x4d, 0x33, 0x13); /* XOR R10, [GS:R11]: linear */
+    emit_mov_state_reg(e, STATE(saved_slot), HOST_R11);
+    again = e->at;
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
+    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
+    emit_alu_reg_state(e, EMIT_CMP, HOST_R10, STATE(slot_limit));
+    miss = emit_jcc_rel32(e, EMIT_IF_A);
+    push_r11(e, array);
+    push_r11(e, array + 8);
+    emit_add_reg_mem(e, HOST_R10, HOST_R11, array + 8);
+    emit_mov_reg_state(e, HOST_R11, STATE(saved_slot));
+    pop_gs_r11(e, SOFT_SLOT_PAGE);
+    pop_gs_r11(e, 0);
+    emit_ret(e); /* flags are those of ADD: no host address is 0 */
+    emit_patch_rel32(miss, e->at);
+    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
+    fill_emit(c, e);
+    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), again);
     emit_ret(e);
 }
 
@@ -272,8 +319,10 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     }
     t->fixed.leaf = e.at + apart;
     leaf_emit(c, &e);
-    t->fixed.fill = e.at + apart;
-    fill_emit(c, &e);
+    for (unsigned access = SOFT_READ; access <= SOFT_WRITE; access++) {
+        t->fixed.slot[access] = e.at + apart;
+        slot_emit(c, &e, (enum soft_access)access);
+    }
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
         t->fixed.lookup[in_memory] = lookup_emit(t, &e, in_memory) + apart;
     t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;

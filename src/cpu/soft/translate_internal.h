@@ -46,7 +46,8 @@ struct fixed {
     uint8_t *exit[3][2]; /* by kind, and flags in host (0) or memory (1) */
     uint8_t *lookup[2];
     uint8_t *vector_load, *vector_present;
-    uint8_t *leaf, *fill;
+    uint8_t *leaf;
+    uint8_t *slot[2]; /* by read and write */
 };
 
 struct soft_translator {
@@ -78,7 +79,7 @@ MUST_CHECK bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c);
 
 enum cold_kind {
     COLD_OP,   /* the interpreted twin of an operation */
-    COLD_FILL, /* a TLB miss: fill in leaf code, else as COLD_OP */
+    COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
     COLD_LINK,
     COLD_POLL
 };
@@ -87,14 +88,15 @@ enum cold_kind {
 struct cold {
     uint8_t *place; /* rel32 that leads here */
     enum cold_kind kind;
-    unsigned op;            /* COLD_OP, COLD_FILL */
+    unsigned op;            /* COLD_OP, COLD_SLOT */
     struct soft_link *link; /* COLD_LINK */
     int32_t target;         /* COLD_POLL */
     bool flags_in_memory;
     bool vectors;         /* COLD_OP: load them before going on */
-    uint8_t *back;        /* COLD_OP, COLD_FILL: where to go on after the twin */
-    uint8_t *again;       /* COLD_FILL: where to look once more */
-    uint8_t access, size; /* COLD_FILL */
+    uint8_t *back;        /* COLD_OP, COLD_SLOT: where to go on after the twin */
+    uint8_t *hit;         /* COLD_SLOT: where to go on with the host address in R10 */
+    int32_t slot;         /* COLD_SLOT: of its tag */
+    uint8_t access, size; /* COLD_SLOT */
 };
 
 struct translation {

@@ -4,6 +4,7 @@
  *
  * Threads: a vCPU's own. Input: guest code, decoded.
  */
+#include "cpu/soft/slots.h"
 #include "cpu/soft/translate_internal.h"
 
 bool tr_address(struct translation *tr, const struct soft_op *op)
@@ -46,7 +47,7 @@ bool tr_address(struct translation *tr, const struct soft_op *op)
     return true;
 }
 
-/* Out of line: the twin of the operation, or first a TLB fill. */
+/* Out of line: the twin of the operation, or first a look into the TLB. */
 static struct cold *miss_add(struct translation *tr, uint8_t *place, const struct check *check)
 {
     struct cold *cold = tr_cold_add(tr, place, COLD_OP);
@@ -56,29 +57,45 @@ static struct cold *miss_add(struct translation *tr, uint8_t *place, const struc
     return cold;
 }
 
+/* Which slot an operation's memory operand, or its push or pop, goes through. */
+static unsigned slot_of(const struct translation *tr, const struct soft_op *op)
+{
+    const struct x86_insn *insn = &op->insn;
+    uint64_t page = (uint64_t)insn->displacement >> 12;
+
+    if (!insn->memory)
+        return X86_RSP;
+    if (insn->base < 16)
+        return insn->base;
+    if (insn->base == X86_REG_RIP)
+        return SOFT_SLOT_RIP +
+               (unsigned)((tr_page_offset(tr, op->next) + insn->displacement) >> 12 & 3);
+    if (insn->index != X86_REG_NONE)
+        return insn->index;
+    return (insn->segment == X86_GS ? SOFT_SLOT_GS : SOFT_SLOT_ABSOLUTE) + (unsigned)(page & 3);
+}
+
 void tr_check(struct translation *tr, const struct check *check)
 {
     struct emit *e = &tr->e;
-    int32_t array = (int32_t)(check->access * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES);
+    unsigned user = tr->block->mode & SOFT_MODE_USER ? 1 : 0;
+    unsigned slot = slot_of(tr, &tr->block->ops[check->op]);
+    int32_t tag = STATE(slots[0].tag[0][0]) + (int32_t)(user * sizeof(struct soft_slots) +
+                                                        8 * (check->access * SOFT_SLOTS + slot));
     struct cold *cold;
-    uint8_t *again;
 
     if (check->align > 1) {
         emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
         emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)check->align - 1);
         (void)miss_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), check);
     }
-    again = e->at;
-    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
-    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
-    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
-    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
-    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
+    emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
     emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - check->size));
     cold = miss_add(tr, emit_jcc_rel32(e, EMIT_IF_A), check);
-    cold->kind = COLD_FILL;
-    cold->again = again;
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
+    cold->kind = COLD_SLOT;
+    cold->slot = tag;
     cold->access = (uint8_t)check->access;
     cold->size = (uint8_t)check->size;
-    emit_add_reg_mem(e, HOST_R10, HOST_R11, array + 8);
+    cold->hit = e->at;
 }

@@ -1,0 +1,53 @@
+/*
+ * Slots: the last page that each base register led to. Only inside src/cpu/soft/.
+ *
+ * A translated access looks into the slot of its base register before it asks the TLB: the address
+ * of a slot is known when code is made, so that nothing but the host page's address is added to
+ * what the access waits for. A slot repeats a TLB entry; when any of those goes, all slots go.
+ *
+ * Kernel and user code have slots of their own. The kernel's may be filled while SMAP is suspended
+ * (SOFT_KERNEL): they are emptied at the end of that. On SOFT_CHECKED all stay empty.
+ *
+ * Any address, canonical or not, can be a guest's; so an empty slot's tag is a secret address that
+ * is not canonical, and its page is never used by a guest that does not know it.
+ *
+ * Threads: a vCPU's own. Needs no libc and no vectors.
+ */
+#ifndef FREEHOLD_CPU_SOFT_SLOTS_H
+#define FREEHOLD_CPU_SOFT_SLOTS_H
+
+#include "cpu/soft/soft.h"
+
+/* By base register; then RIP-relative, FS and absolute, GS operands, each by page modulo 4. */
+#define SOFT_SLOT_RIP      16
+#define SOFT_SLOT_ABSOLUTE 20
+#define SOFT_SLOT_GS       24
+
+/* From a tag to its page, in bytes. */
+#define SOFT_SLOT_PAGE ((int32_t)(sizeof(uint64_t) * 2 * SOFT_SLOTS))
+
+static inline void soft_slots_clear(struct soft_vcpu *c)
+{
+    uint64_t *tag = &c->slots[0].tag[0][0];
+
+    _Static_assert(sizeof c->slots[0].tag == 2 * 8 * SOFT_SLOTS, "tags lie together");
+    for (unsigned i = 0; i < 2 * SOFT_SLOTS; i++)
+        tag[i] = c->slot_empty;
+    tag = &c->slots[1].tag[0][0];
+    for (unsigned i = 0; i < 2 * SOFT_SLOTS; i++)
+        tag[i] = c->slot_empty;
+}
+
+/* After c->privilege changed: which TLB translated code asks. */
+static inline void soft_privilege_apply(struct soft_vcpu *c)
+{
+    struct soft_tlb *now = &c->tlb[c->privilege];
+
+    if (now == c->tlb_now)
+        return;
+    if (c->tlb_now == &c->tlb[SOFT_KERNEL] || c->privilege == SOFT_CHECKED)
+        soft_slots_clear(c);
+    c->tlb_now = now;
+}
+
+#endif
