@@ -21,20 +21,21 @@
 
 #include "dsdt.hex" /* dsdt_aml_code[], from dsdt.asl */
 
-#define TABLE_ALIGN   64u
-#define BLOB_BYTES    32768u /* room for 255 vCPUs */
-#define HEADER_BYTES  36u
-#define HEADER_LENGTH 4u
-#define HEADER_SUM    9u
-#define SYSTEM_TABLES 5 /* FADT, SSDT, MADT, HPET, MCFG */
-#define SCI_GSI       9
-#define VCPUS_MAX     255u
+#define TABLE_ALIGN        64u
+#define BLOB_BYTES         32768u /* room for 255 vCPUs */
+#define HEADER_BYTES       36u
+#define HEADER_LENGTH      4u
+#define HEADER_SUM         9u
+#define SYSTEM_TABLES      5 /* FADT, SSDT, MADT, HPET, MCFG */
+#define SCI_GSI            9
+#define VCPUS_MAX          255u
+
+#define FACS_WAKING_VECTOR 12u
 
 /* FADT fixed feature flags and boot architecture flags (ACPI 6.4, tables 5.9 and 5.11). */
 #define FADT_WBINVD         (1u << 0)
 #define FADT_PROC_C1        (1u << 2)
 #define FADT_SLP_BUTTON     (1u << 5) /* none in fixed hardware */
-#define FADT_FIX_RTC        (1u << 6) /* no RTC wake in fixed hardware */
 #define FADT_TMR_VAL_EXT    (1u << 8)
 #define FADT_RESET_REG_SUP  (1u << 10)
 #define FADT_PLATFORM_CLOCK (1u << 15)
@@ -190,8 +191,8 @@ static uint32_t fadt_build(struct writer *w, uint32_t facs, uint32_t dsdt)
     store_le16(fadt + 98, 0xfff); /* no C3 */
     fadt[108] = 0x32;             /* CMOS century */
     store_le16(fadt + 109, FADT_BOOT_LEGACY | FADT_BOOT_8042 | FADT_BOOT_NO_VGA);
-    store_le32(fadt + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC |
-                               FADT_TMR_VAL_EXT | FADT_RESET_REG_SUP | FADT_PLATFORM_CLOCK);
+    store_le32(fadt + 112, FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_VAL_EXT |
+                               FADT_RESET_REG_SUP | FADT_PLATFORM_CLOCK);
     fadt_ports(fadt);
     pointer_add(w, start + 36, 4, facs);
     pointer_add(w, start + 40, 4, dsdt);
@@ -328,7 +329,7 @@ int acpi_tables_build(const struct acpi_config *config, struct acpi_tables *out)
     out->bytes = calloc(1, BLOB_BYTES);
     if (!out->bytes)
         return -ENOMEM;
-    uint32_t facs = facs_build(&w);
+    uint32_t facs = out->facs = facs_build(&w);
     uint32_t dsdt = dsdt_build(&w, config);
     table[0] = fadt_build(&w, facs, dsdt);
     table[1] = ssdt_build(&w, config);
@@ -409,6 +410,15 @@ int acpi_tables_install(const struct acpi_tables *tables, struct mem *mem, uint6
     free(copy);
     *end = tables_gpa + tables->length;
     return rc;
+}
+
+uint32_t acpi_waking_vector(const struct acpi_tables *tables, struct mem *mem, uint64_t gpa)
+{
+    uint8_t vector[4];
+
+    if (mem_read(mem, gpa + TABLE_ALIGN + tables->facs + FACS_WAKING_VECTOR, vector, sizeof vector))
+        return 0;
+    return load_le32(vector);
 }
 
 /* Loader script: entries of 128 bytes; file names are 56 bytes, zero-padded. */

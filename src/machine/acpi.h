@@ -41,6 +41,7 @@ struct acpi_tables {
     uint8_t *bytes; /* all tables but the RSDP, each 64-byte aligned */
     size_t length;
     uint8_t rsdp[ACPI_RSDP_BYTES];
+    uint32_t facs; /* its offset */
     unsigned fixup_count;
     struct acpi_fixup fixup[ACPI_FIXUPS_MAX];
 };
@@ -52,6 +53,10 @@ void acpi_tables_fini(struct acpi_tables *tables);
  * all fix-ups done. Gives the first free address behind. -ENOSPC, -EFAULT. */
 MUST_CHECK int acpi_tables_install(const struct acpi_tables *tables, struct mem *mem, uint64_t gpa,
                                    uint64_t room, uint64_t *end);
+
+/* Where an OS that sleeps in S3 wants to go on in real mode (ACPI 6.4, 5.2.10): what it has written
+ * into the tables installed at `gpa`. 0: nowhere, or not to be read. */
+uint32_t acpi_waking_vector(const struct acpi_tables *tables, struct mem *mem, uint64_t gpa);
 
 /* The loader script for firmware (fw_cfg file etc/table-loader). The caller frees it. */
 MUST_CHECK int acpi_loader_script(const struct acpi_tables *tables, uint8_t **script,

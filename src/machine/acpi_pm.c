@@ -1,8 +1,8 @@
 /*
  * ACPI fixed hardware and the reset control register (see acpi_pm.h).
  *
- * Section numbers are those of ACPI 6.5. Threads: any, under `lock`; sleep and reset are called
- * after it is released. Trusts nothing that the guest writes.
+ * Section numbers are those of ACPI 6.5. Threads: any, under `lock`; sleep, wake and reset are
+ * called after it is released. Trusts nothing that the guest writes.
  */
 #include "machine/acpi_pm.h"
 
@@ -20,6 +20,7 @@
 #define PM1_POWER   (1u << 8)
 #define PM1_SLEEP   (1u << 9)
 #define PM1_RTC     (1u << 10)
+#define PM1_WAKE    (1u << 15)
 #define PM1_ENABLES (PM1_TIMER | PM1_GLOBAL | PM1_POWER | PM1_SLEEP | PM1_RTC)
 
 /* PM1 control, high byte (4.8.3.2.1). */
@@ -36,6 +37,7 @@ struct acpi_pm_state {
     uint16_t gpe_status, gpe_enable;
     uint8_t control[2];
     uint8_t reset_control;
+    bool asleep;         /* in S3 */
     uint64_t timer_half; /* half periods of the PM timer that TMR_STS has taken notice of */
 };
 
@@ -83,6 +85,19 @@ static void sci_update(struct acpi_pm *pm)
                                       (state->gpe_status & state->gpe_enable));
 }
 
+/* Whether the machine is to wake now (4.8.3.1): by the power button in any case, by the clock if
+ * it may. */
+static bool wake_take(struct acpi_pm *pm)
+{
+    struct acpi_pm_state *state = &pm->state;
+
+    if (!state->asleep || !(state->status & (PM1_POWER | (state->enable & PM1_RTC))))
+        return false;
+    state->asleep = false;
+    state->status |= PM1_WAKE;
+    return true;
+}
+
 /* ---- events ---- */
 
 static void carry_expired(void *opaque)
@@ -94,12 +109,27 @@ static void carry_expired(void *opaque)
     pthread_mutex_unlock(&pm->lock);
 }
 
+static void fixed_event(struct acpi_pm *pm, uint16_t status)
+{
+    bool wake;
+
+    pthread_mutex_lock(&pm->lock);
+    pm->state.status |= status;
+    sci_update(pm);
+    wake = wake_take(pm);
+    pthread_mutex_unlock(&pm->lock);
+    if (wake)
+        pm->config.wake(pm->config.opaque);
+}
+
 void acpi_pm_power_button(struct acpi_pm *pm)
 {
-    pthread_mutex_lock(&pm->lock);
-    pm->state.status |= PM1_POWER;
-    sci_update(pm);
-    pthread_mutex_unlock(&pm->lock);
+    fixed_event(pm, PM1_POWER);
+}
+
+void acpi_pm_rtc_alarm(struct acpi_pm *pm)
+{
+    fixed_event(pm, PM1_RTC);
 }
 
 void acpi_pm_gpe(struct acpi_pm *pm, unsigned event)
@@ -186,6 +216,22 @@ static uint8_t control_read8(void *opaque, unsigned reg)
     return reg & 1 ? value : value | CONTROL_SCI_ENABLED;
 }
 
+/* What should wake the machine may have come before it sleeps. */
+static void sleep_enter(struct acpi_pm *pm, unsigned type)
+{
+    bool wake;
+
+    pm->config.sleep(pm->config.opaque, type);
+    if (type != ACPI_PM_SLEEP_S3)
+        return;
+    pthread_mutex_lock(&pm->lock);
+    pm->state.asleep = true;
+    wake = wake_take(pm);
+    pthread_mutex_unlock(&pm->lock);
+    if (wake)
+        pm->config.wake(pm->config.opaque);
+}
+
 static void control_write8(void *opaque, unsigned reg, uint8_t value)
 {
     struct acpi_pm *pm = opaque;
@@ -195,7 +241,7 @@ static void control_write8(void *opaque, unsigned reg, uint8_t value)
     pm->state.control[reg & 1] = value & writable;
     pthread_mutex_unlock(&pm->lock);
     if ((reg & 1) && (value & CONTROL_SLEEP_ENABLE))
-        pm->config.sleep(pm->config.opaque, CONTROL_TYPE(value));
+        sleep_enter(pm, CONTROL_TYPE(value));
 }
 
 static uint64_t timer_read(void *opaque, uint64_t offset, unsigned size)
@@ -263,12 +309,23 @@ static const struct bus_range acpi_pm_ranges[] = {
 
 /* ---- construction ---- */
 
-void acpi_pm_reset(struct acpi_pm *pm)
+static void state_reset(struct acpi_pm *pm, uint16_t status_kept)
 {
     pthread_mutex_lock(&pm->lock);
-    pm->state = (struct acpi_pm_state){.timer_half = timer_ticks() >> timer_top_bit(pm)};
+    pm->state = (struct acpi_pm_state){.status = pm->state.status & status_kept,
+                                       .timer_half = timer_ticks() >> timer_top_bit(pm)};
     sci_update(pm);
     pthread_mutex_unlock(&pm->lock);
+}
+
+void acpi_pm_reset(struct acpi_pm *pm)
+{
+    state_reset(pm, 0);
+}
+
+void acpi_pm_resume(struct acpi_pm *pm)
+{
+    state_reset(pm, PM1_ENABLES | PM1_WAKE);
 }
 
 int acpi_pm_new(const struct acpi_pm_config *config, struct acpi_pm **out)

@@ -9,7 +9,7 @@ struct board {
     struct bus *ports;
     struct acpi_pm *pm;
     bool sci;
-    unsigned sleeps, type, resets;
+    unsigned sleeps, type, wakes, resets;
 };
 
 static void on_sci(void *opaque, unsigned pin, bool level)
@@ -24,6 +24,11 @@ static void on_sleep(void *opaque, unsigned type)
     ((struct board *)opaque)->type = type;
 }
 
+static void on_wake(void *opaque)
+{
+    ((struct board *)opaque)->wakes++;
+}
+
 static void on_reset(void *opaque)
 {
     ((struct board *)opaque)->resets++;
@@ -35,6 +40,7 @@ static bool board_up(struct test *t, struct board *board, bool wide)
         .sci = {on_sci, board, 9},
         .timer_32bit = wide,
         .sleep = on_sleep,
+        .wake = on_wake,
         .reset = on_reset,
         .opaque = board,
     };
@@ -86,6 +92,55 @@ static void test_sleep(struct test *t)
     CHECK_EQ(t, b.sleeps, 1);
     CHECK_EQ(t, b.type, ACPI_PM_SLEEP_S5);
     CHECK_EQ(t, bus_read(b.ports, 0x604, 2), 5 << 10 | 1); /* SLP_EN is write-only */
+    board_down(&b);
+}
+
+/* The clock wakes if it may, and once; what did it can be read. */
+static void test_wake_by_clock(struct test *t)
+{
+    struct board b;
+
+    if (!board_up(t, &b, true))
+        return;
+    acpi_pm_rtc_alarm(b.pm);
+    bus_write(b.ports, 0x604, 2, 1 << 10 | 1 << 13);
+    CHECK_EQ(t, b.type, ACPI_PM_SLEEP_S3);
+    acpi_pm_rtc_alarm(b.pm);
+    CHECK_EQ(t, b.wakes, 0); /* not enabled */
+    acpi_pm_reset(b.pm);
+    bus_write(b.ports, 0x602, 2, 1 << 10);
+    acpi_pm_rtc_alarm(b.pm);
+    bus_write(b.ports, 0x600, 2, 1 << 10);
+    CHECK_EQ(t, b.wakes, 0); /* does not sleep */
+    bus_write(b.ports, 0x604, 2, 1 << 10 | 1 << 13);
+    CHECK_EQ(t, b.wakes, 0);
+    acpi_pm_rtc_alarm(b.pm);
+    acpi_pm_rtc_alarm(b.pm);
+    CHECK_EQ(t, b.wakes, 1);
+    acpi_pm_resume(b.pm);
+    CHECK_EQ(t, bus_read(b.ports, 0x600, 4), 1 << 15 | 1 << 10);
+    bus_write(b.ports, 0x600, 2, 0xffff);
+    CHECK_EQ(t, bus_read(b.ports, 0x600, 4), 0);
+    board_down(&b);
+}
+
+/* The power button wakes in any case; an alarm that came just before wakes at once. */
+static void test_wake_by_button(struct test *t)
+{
+    struct board b;
+
+    if (!board_up(t, &b, true))
+        return;
+    bus_write(b.ports, 0x604, 2, 1 << 10 | 1 << 13);
+    acpi_pm_power_button(b.pm);
+    CHECK_EQ(t, b.wakes, 1);
+    acpi_pm_resume(b.pm);
+    CHECK_EQ(t, bus_read(b.ports, 0x600, 2), 1 << 15 | 1 << 8);
+    bus_write(b.ports, 0x600, 2, 0xffff);
+    bus_write(b.ports, 0x602, 2, 1 << 10);
+    acpi_pm_rtc_alarm(b.pm);
+    bus_write(b.ports, 0x604, 2, 1 << 10 | 1 << 13);
+    CHECK_EQ(t, b.wakes, 2);
     board_down(&b);
 }
 
@@ -157,6 +212,8 @@ int main(void)
 
     TEST_RUN(&t, test_power_button);
     TEST_RUN(&t, test_sleep);
+    TEST_RUN(&t, test_wake_by_clock);
+    TEST_RUN(&t, test_wake_by_button);
     TEST_RUN(&t, test_timer);
     TEST_RUN(&t, test_gpe);
     TEST_RUN(&t, test_reset_register);

@@ -387,6 +387,17 @@ void boot_state_protected(struct x86_state *state, uint32_t cpu_signature, uint6
     state->mtrr_def_type = MTRR_ENABLED | MTRR_WRITE_BACK; /* as firmware leaves it */
 }
 
+void boot_state_wake(struct x86_state *state, uint32_t cpu_signature, uint32_t vector)
+{
+    x86_state_reset(state, true, cpu_signature);
+    state->seg[X86_CS].selector = (uint16_t)(vector >> 4);
+    state->seg[X86_CS].base = vector & 0xffff0;
+    state->rip = vector & 0xf;
+    state->cr0 = X86_CR0_ET;
+    state->gpr[X86_RDX] = 0;
+    state->mtrr_def_type = MTRR_ENABLED | MTRR_WRITE_BACK;
+}
+
 /* The reset vector lies in the ROM that the board mapped; the copy below 1 MiB is plain RAM, which
  * firmware "unlocks" and writes to. It is as large as can be: the 256 KiB build of SeaBIOS has code
  * below 0xe0000, which chipsets show only after the unlocking. */

@@ -48,4 +48,8 @@ const uint8_t *boot_firmware(const struct boot *boot, uint64_t *size);
 MUST_CHECK int boot_load(struct boot *boot, const struct boot_board *board, struct x86_state *state,
                          struct error *err);
 
+/* vCPU 0's state where firmware hands over to an OS that wakes: in real mode at `vector`, a
+ * guest-physical address below 1 MiB (ACPI 6.4, 5.2.10). */
+void boot_state_wake(struct x86_state *state, uint32_t cpu_signature, uint32_t vector);
+
 #endif

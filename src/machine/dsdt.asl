@@ -14,6 +14,7 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "FREEHD", "FREEHOLD", 0x00000001)
         0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF
     })
 
+    Name (\_S3, Package () { 1, 1, 0, 0 })
     Name (\_S5, Package () { 5, 5, 0, 0 })
 
     Scope (\_SB)

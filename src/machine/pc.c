@@ -139,6 +139,26 @@ static void pm_slept(void *opaque, unsigned type)
 
     if (type == ACPI_PM_SLEEP_S5)
         pc->events.poweroff(pc->events.opaque);
+    else if (type == ACPI_PM_SLEEP_S3)
+        pc->events.sleep(pc->events.opaque);
+}
+
+static void pm_woken(void *opaque)
+{
+    struct pc *pc = opaque;
+
+    pc->events.wake(pc->events.opaque);
+}
+
+/* The clock's interrupt also is an event of the power management, which may wake the machine. */
+static void rtc_irq_set(void *opaque, unsigned pin, bool level)
+{
+    struct pc *pc = opaque;
+
+    (void)pin;
+    hpet_legacy_input(pc->hpet, HPET_INPUT_RTC, level);
+    if (level && pc->pm)
+        acpi_pm_rtc_alarm(pc->pm);
 }
 
 static void pc_reset_wanted(void *opaque)
@@ -252,7 +272,7 @@ static int timers_new(struct pc *pc)
     const struct rtc_config rtc = {
         .ports = pc->ports,
         .loop = pc->loop,
-        .irq = {hpet_legacy_input, pc->hpet, HPET_INPUT_RTC},
+        .irq = {rtc_irq_set, pc, 0},
         .ram_below_4g_bytes = pc->map.low_ram,
         .ram_above_4g_bytes = pc->map.high_ram,
         .vcpu_count = pc->vcpu_count,
@@ -289,6 +309,7 @@ static int legacy_new(struct pc *pc, const struct pc_config *config)
         .sci = isa_line(pc, IRQ_SCI),
         .timer_32bit = true,
         .sleep = pm_slept,
+        .wake = pm_woken,
         .reset = pc_reset_wanted,
         .opaque = pc,
     };
@@ -672,7 +693,6 @@ static void parts_reset(struct pc *pc)
     if (pc->testdev)
         testdev_reset(pc->testdev);
     i8042_reset(pc->i8042);
-    acpi_pm_reset(pc->pm);
     pvclock_reset(pc->pvclock);
     rtc_reset(pc->rtc);
     pit_reset(pc->pit);
@@ -682,8 +702,8 @@ static void parts_reset(struct pc *pc)
     lapic_set_reset(pc->lapics);
 }
 
-/* What firmware would have done before it starts an OS. */
-static int firmware_work(struct pc *pc)
+/* What firmware would have done before it starts or wakes an OS. */
+static int firmware_pci(struct pc *pc)
 {
     const struct pci_windows windows = {
         .mem_base = PC_PCI32_GPA,
@@ -692,8 +712,14 @@ static int firmware_work(struct pc *pc)
         .io_size = PCI_IO_SIZE,
         .gsi_base = PCI_GSI,
     };
+
+    return pci_assign_resources(pc->pci, &windows);
+}
+
+static int firmware_work(struct pc *pc)
+{
     uint64_t end;
-    int rc = pci_assign_resources(pc->pci, &windows);
+    int rc = firmware_pci(pc);
 
     if (!rc)
         rc = acpi_tables_install(&pc->acpi, pc->mem, ACPI_GPA, ACPI_ROOM, &end);
@@ -713,6 +739,7 @@ int pc_reset(struct pc *pc, struct x86_state *boot_vcpu, struct error *err)
     int rc = 0;
 
     parts_reset(pc);
+    acpi_pm_reset(pc->pm);
     boot_firmware(pc->boot, &firmware_bytes);
     if (!firmware_bytes) {
         board.rsdp = ACPI_GPA;
@@ -721,6 +748,28 @@ int pc_reset(struct pc *pc, struct x86_state *boot_vcpu, struct error *err)
     if (rc)
         return error_set(err, rc, "cannot reset the board: %s", strerror(-rc));
     return boot_load(pc->boot, &board, boot_vcpu, err);
+}
+
+/* Firmware sees in this cell of the CMOS RAM that it is not to boot, but to wake the OS. */
+#define CMOS_SHUTDOWN        0x0f
+#define CMOS_SHUTDOWN_RESUME 0xfe
+
+int pc_resume(struct pc *pc, struct x86_state *boot_vcpu, struct error *err)
+{
+    uint64_t firmware_bytes;
+    int rc;
+
+    parts_reset(pc);
+    acpi_pm_resume(pc->pm);
+    boot_firmware(pc->boot, &firmware_bytes);
+    if (firmware_bytes) {
+        rtc_cmos_set(pc->rtc, CMOS_SHUTDOWN, CMOS_SHUTDOWN_RESUME);
+        x86_state_reset(boot_vcpu, true, pc->cpu_signature);
+        return 0;
+    }
+    boot_state_wake(boot_vcpu, pc->cpu_signature, acpi_waking_vector(&pc->acpi, pc->mem, ACPI_GPA));
+    rc = firmware_pci(pc);
+    return rc ? error_set(err, rc, "cannot wake the board: %s", strerror(-rc)) : 0;
 }
 
 struct mem *pc_mem(struct pc *pc)

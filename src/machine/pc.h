@@ -36,12 +36,14 @@ struct pvclock;
 /*
  * What the board asks of the VM. Any thread may call (a vCPU's inside a bus access, the loop's),
  * with device locks held: only note the request, kick and return; never call back into the board.
- * After a poweroff, reset, panic or debug_exit the calling vCPU should leave its run loop before it
- * runs another instruction.
+ * After a poweroff, sleep, reset, panic or debug_exit the calling vCPU should leave its run loop
+ * before it runs another instruction.
  */
 struct pc_events {
     void *opaque;
     void (*poweroff)(void *opaque);
+    void (*sleep)(void *opaque); /* to S3: RAM stays, pc_resume() goes on */
+    void (*wake)(void *opaque);  /* from it: follows each sleep, any time later */
     void (*reset)(void *opaque);
     void (*panic)(void *opaque);                      /* the guest reported its own panic */
     void (*debug_exit)(void *opaque, uint32_t value); /* the value as written */
@@ -82,6 +84,10 @@ void pc_free(struct pc *pc);
  * 0's first state. The other vCPUs wait for INIT and start-up IPIs (x86_state_reset, then halted).
  */
 MUST_CHECK int pc_reset(struct pc *pc, struct x86_state *boot_vcpu, struct error *err);
+
+/* The end of S3: resets every device, keeps RAM, and gives the state of vCPU 0 where the OS wants
+ * to go on (or in firmware, which finds that out). The other vCPUs wait as after pc_reset(). */
+MUST_CHECK int pc_resume(struct pc *pc, struct x86_state *boot_vcpu, struct error *err);
 
 struct mem *pc_mem(struct pc *pc);
 struct bus *pc_ports(struct pc *pc);

@@ -18,13 +18,23 @@
 /* ---- helpers ---- */
 
 struct events {
-    unsigned poweroffs, resets, panics, exits, interrupts;
+    unsigned poweroffs, sleeps, wakes, resets, panics, exits, interrupts;
     uint32_t exit_value;
 };
 
 static void count_poweroff(void *opaque)
 {
     ((struct events *)opaque)->poweroffs++;
+}
+
+static void count_sleep(void *opaque)
+{
+    ((struct events *)opaque)->sleeps++;
+}
+
+static void count_wake(void *opaque)
+{
+    ((struct events *)opaque)->wakes++;
 }
 
 static void count_reset(void *opaque)
@@ -87,6 +97,8 @@ static struct pc_config config_make(struct board *board)
             {
                 .opaque = &board->events,
                 .poweroff = count_poweroff,
+                .sleep = count_sleep,
+                .wake = count_wake,
                 .reset = count_reset,
                 .panic = count_panic,
                 .debug_exit = count_exit,
@@ -226,8 +238,8 @@ static void test_events(struct test *t)
         CHECK_EQ(t, board.events.resets, 1);
         port_write(&board, 0x64, 1, 0xfe);
         CHECK_EQ(t, board.events.resets, 2);
-        port_write(&board, 0x604, 2, 1 << 13 | 3 << 10); /* not S5 */
-        CHECK_EQ(t, board.events.poweroffs, 0);
+        port_write(&board, 0x604, 2, 1 << 13 | 3 << 10); /* neither S3 nor S5 */
+        CHECK_EQ(t, board.events.poweroffs + board.events.sleeps, 0);
         port_write(&board, 0x604, 2, 1 << 13 | 5 << 10);
         CHECK_EQ(t, board.events.poweroffs, 1);
     }
@@ -279,6 +291,62 @@ static void test_reset(struct test *t)
         CHECK_EQ(t, mem_read(pc_mem(board.pc), 0xe0000, &junk, 1), 0);
         CHECK_EQ(t, junk, 'R');
         CHECK_EQ(t, bus_read(pc_mmio(board.pc), command, 2) & 3, 3);
+    }
+    board_fini(&board);
+}
+
+/* Guest-physical address of the FACS that the OS would find. */
+static uint64_t facs_find(struct board *board)
+{
+    char text[4];
+
+    for (uint64_t gpa = 0xe0000; gpa < 0xf0000; gpa += 64) {
+        if (mem_read(pc_mem(board->pc), gpa, text, 4) == 0 && memcmp(text, "FACS", 4) == 0)
+            return gpa;
+    }
+    return 0;
+}
+
+/* S3: RAM stays, devices start anew, the CPU goes on where the FACS says. */
+static void test_sleep(struct test *t)
+{
+    struct board board;
+    uint8_t vector[4] = {0x34, 0x12, 9, 0}, junk = 0x55;
+
+    if (board_power_on(t, &board, true)) {
+        uint64_t command = PC_ECAM_GPA + (1 << 15) + 4;
+        CHECK_EQ(t, mem_write(pc_mem(board.pc), facs_find(&board) + 12, vector, 4), 0);
+        CHECK_EQ(t, mem_write(pc_mem(board.pc), 0x100020, &junk, 1), 0);
+        bus_write(pc_mmio(board.pc), command, 2, 0);
+        port_write(&board, 0x604, 2, 1 << 13 | 1 << 10);
+        CHECK_EQ(t, board.events.sleeps, 1);
+        pc_power_button(board.pc);
+        CHECK_EQ(t, board.events.wakes, 1);
+        CHECK_EQ(t, pc_resume(board.pc, &board.state, NULL), 0);
+        CHECK_EQ(t, board.state.seg[X86_CS].selector, 0x9123);
+        CHECK_EQ(t, board.state.seg[X86_CS].base, 0x91230);
+        CHECK_EQ(t, board.state.rip, 4);
+        CHECK_EQ(t, board.state.cr0 & 1, 0);
+        junk = 0;
+        CHECK_EQ(t, mem_read(pc_mem(board.pc), 0x100020, &junk, 1), 0);
+        CHECK_EQ(t, junk, 0x55);
+        CHECK_EQ(t, bus_read(pc_mmio(board.pc), command, 2) & 3, 3);
+        CHECK_EQ(t, port_read(&board, 0x600, 2), 1 << 15 | 1 << 8);
+    }
+    board_fini(&board);
+}
+
+/* With firmware that is what finds out where to go on, by a cell of the CMOS RAM. */
+static void test_sleep_firmware(struct test *t)
+{
+    struct board board;
+
+    if (board_power_on(t, &board, false)) {
+        port_write(&board, 0x604, 2, 1 << 13 | 1 << 10);
+        CHECK_EQ(t, pc_resume(board.pc, &board.state, NULL), 0);
+        CHECK_EQ(t, board.state.seg[X86_CS].base + board.state.rip, 0xfffffff0);
+        port_write(&board, 0x70, 1, 0x0f);
+        CHECK_EQ(t, port_read(&board, 0x71, 1), 0xfe);
     }
     board_fini(&board);
 }
@@ -353,6 +421,8 @@ int main(void)
     TEST_RUN(&t, test_events);
     TEST_RUN(&t, test_interrupts);
     TEST_RUN(&t, test_reset);
+    TEST_RUN(&t, test_sleep);
+    TEST_RUN(&t, test_sleep_firmware);
     TEST_RUN(&t, test_refused);
     TEST_RUN(&t, test_prodded);
     return test_end(&t);

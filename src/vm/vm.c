@@ -28,6 +28,7 @@ static const struct {
 } vm_ends[VM_END_COUNT] = {
     [VM_END_NONE] = {"running", "still running", 0},
     [VM_END_POWEROFF] = {"poweroff", "the guest powered off", 0},
+    [VM_END_SLEEP] = {"sleep", "asleep", 0},
     [VM_END_RESET] = {"reset", "the guest asked for a reset, which --no-reboot makes its end", 0},
     [VM_END_STOPPED] = {"stopped", "stopped by the user", 0},
     [VM_END_DEBUG_EXIT] = {"debug-exit", "the guest left through the debug-exit port", 1},
@@ -60,9 +61,13 @@ void vm_end_request(struct vm *vm, enum vm_end end, uint32_t value, const char *
     pthread_mutex_lock(&vm->lock);
     if (end == VM_END_STOPPED)
         vm->stop = true;
-    if (vm->end == VM_END_NONE || (vm->stop && vm->end == VM_END_RESET))
+    if (vm->end == VM_END_NONE || vm->end == VM_END_SLEEP ||
+        (vm->stop && vm->end == VM_END_RESET)) {
         vm_end_note(vm, end, value, text);
+        vm->woken = false;
+    }
     atomic_store(&vm->pause, true);
+    pthread_cond_broadcast(&vm->changed);
     pthread_mutex_unlock(&vm->lock);
     for (unsigned i = 0; i < vm->vcpu_count; i++)
         vcpu_kick(&vm->vcpu[i]);
@@ -83,6 +88,21 @@ void vm_power_button(struct vm *vm)
 static void board_poweroff(void *opaque)
 {
     vm_end_request(opaque, VM_END_POWEROFF, 0, NULL);
+}
+
+static void board_sleep(void *opaque)
+{
+    vm_end_request(opaque, VM_END_SLEEP, 0, NULL);
+}
+
+static void board_wake(void *opaque)
+{
+    struct vm *vm = opaque;
+
+    pthread_mutex_lock(&vm->lock);
+    vm->woken = true;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
 }
 
 static void board_reset(void *opaque)
@@ -217,6 +237,8 @@ static void board_config_fill(struct vm *vm, const struct vm_config *config,
             {
                 .opaque = vm,
                 .poweroff = board_poweroff,
+                .sleep = board_sleep,
+                .wake = board_wake,
                 .reset = board_reset,
                 .panic = board_panic,
                 .debug_exit = board_debug_exit,
@@ -437,16 +459,21 @@ static void vm_wait_parked(struct vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
-/* Whether the VM is to be powered on (again); that uses up a request to reset. */
-static bool vm_wants_power(struct vm *vm)
+/* Whether the VM is to be powered on (again), at once or when it is woken; that uses up a request
+ * to reset or sleep. */
+static bool vm_wants_power(struct vm *vm, bool *resume)
 {
     bool wants;
 
     pthread_mutex_lock(&vm->lock);
-    wants = !vm->stop && (vm->end == VM_END_NONE || (vm->end == VM_END_RESET && !vm->no_reboot));
-    if (wants && vm->end == VM_END_RESET) {
+    while (vm->end == VM_END_SLEEP && !vm->woken)
+        pthread_cond_wait(&vm->changed, &vm->lock);
+    *resume = vm->end == VM_END_SLEEP;
+    wants = !vm->stop &&
+            (vm->end == VM_END_NONE || *resume || (vm->end == VM_END_RESET && !vm->no_reboot));
+    if (wants) {
+        vm->result.resets += vm->end == VM_END_RESET;
         vm->end = VM_END_NONE;
-        vm->result.resets++;
     }
     pthread_mutex_unlock(&vm->lock);
     return wants;
@@ -464,9 +491,11 @@ static void mtrrs_copy(struct x86_state *to, const struct x86_state *from)
     memcpy(to->mtrr_mask, from->mtrr_mask, sizeof to->mtrr_mask);
 }
 
-/* RESET of everything; no vCPU runs. */
-static int vm_reset(struct vm *vm, struct error *err)
+/* RESET of everything, or of all but RAM; no vCPU runs. */
+static int vm_reset(struct vm *vm, bool resume, struct error *err)
 {
+    int rc;
+
     for (unsigned i = 0; i < vm->vcpu_count; i++)
         vm->engine->interrupt_set(vm->vcpu[i].cpu, false);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
@@ -475,12 +504,14 @@ static int vm_reset(struct vm *vm, struct error *err)
         x86_state_reset(&vcpu->state, true, vm->cpuid.signature);
         vcpu->activity = i == 0 ? VCPU_RUNNING : VCPU_WAIT_STARTUP;
     }
-    int rc = pc_reset(vm->pc, &vm->vcpu[0].state, err);
+    rc = resume ? pc_resume(vm->pc, &vm->vcpu[0].state, err)
+                : pc_reset(vm->pc, &vm->vcpu[0].state, err);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         mtrrs_copy(&vm->vcpu[i].state, &vm->vcpu[0].state);
         atomic_store(&vm->vcpu[i].requests, 0);
     }
-    vm->tsc_offset = -tsc_read_host();
+    if (!resume)
+        vm->tsc_offset = -tsc_read_host();
     return rc;
 }
 
@@ -500,10 +531,11 @@ static void vm_release(struct vm *vm)
 static void vm_supervise(struct vm *vm)
 {
     struct error err = {0};
+    bool resume;
 
     vm_wait_parked(vm);
-    while (vm_wants_power(vm)) {
-        if (vm_reset(vm, &err) < 0)
+    while (vm_wants_power(vm, &resume)) {
+        if (vm_reset(vm, resume, &err) < 0)
             vm_end_request(vm, VM_END_FAILED, 0, err.text);
         vm_release(vm);
         vm_wait_parked(vm);

@@ -63,6 +63,7 @@ struct vm_config {
 enum vm_end {
     VM_END_NONE,         /* still running */
     VM_END_POWEROFF,     /* the guest switched itself off */
+    VM_END_SLEEP,        /* never an end: the guest sleeps until something wakes it */
     VM_END_RESET,        /* the guest asked for a reset, under no_reboot */
     VM_END_STOPPED,      /* vm_stop() */
     VM_END_DEBUG_EXIT,   /* the guest wrote to port 0xf4 */

@@ -77,6 +77,7 @@ struct vm {
     pthread_cond_t changed;
     /* Under `lock`. */
     enum vm_end end; /* what was asked for first; VM_END_RESET also when it will reboot */
+    bool woken;      /* while `end` is VM_END_SLEEP: it is over */
     bool stop;       /* the user's, which outranks a reset */
     bool quit;       /* threads end */
     unsigned parked;
@@ -84,7 +85,8 @@ struct vm {
     struct vm_result result;
 };
 
-/* Asks for the end (or reset) of the VM; the first to ask wins. Any thread, device locks held. */
+/* Asks for the end (or reset, or sleep) of the VM; the first to ask wins. Any thread, device locks
+ * held. */
 void vm_end_request(struct vm *vm, enum vm_end end, uint32_t value, const char *text);
 
 /* vcpu.c */

@@ -322,6 +322,11 @@ static const struct cpu_engine fake_engine = {
         STEP_OUT, 0x604, 0x2000 | 5 << 10                                                          \
     }
 
+#define SLEEP_S3                                                                                   \
+    {                                                                                              \
+        STEP_OUT, 0x604, 0x2000 | 1 << 10                                                          \
+    }
+
 static const struct step idle[] = {{STEP_END, 0, 0}};
 
 /* A firmware image of 64 KiB, which the fake engine never looks at. */
@@ -454,6 +459,26 @@ static void test_resets(struct test *t)
     CHECK_EQ(t, result.resets, 2);
     CHECK_EQ(t, atomic_load(&s.loads[0]), 3);
     CHECK_EQ(t, atomic_load(&s.loads[1]), 3);
+}
+
+/* Sleeps until an alarm of the clock, which may be any second; that is no reset. */
+static void test_sleep(struct test *t)
+{
+    static const struct step first[] = {{STEP_OUT, 0x603, 1 << 2}, {STEP_OUT, 0x70, 1},
+                                        {STEP_OUT, 0x71, 0xc0},    {STEP_OUT, 0x70, 3},
+                                        {STEP_OUT, 0x71, 0xc0},    {STEP_OUT, 0x70, 5},
+                                        {STEP_OUT, 0x71, 0xc0},    {STEP_OUT, 0x70, 11},
+                                        {STEP_OUT, 0x71, 0x22},    SLEEP_S3,
+                                        {STEP_END, 0, 0}};
+    static const struct step second[] = {{STEP_IN, 0x601, 0}, POWER_OFF, {STEP_END, 0, 0}};
+    struct script s = {.step = {{first}, {second}}};
+    struct vm_result result = script_run(t, &s, 2, NULL);
+
+    CHECK_EQ(t, result.end, VM_END_POWEROFF);
+    CHECK_EQ(t, result.resets, 0);
+    CHECK_EQ(t, atomic_load(&s.loads[0]), 2);
+    CHECK_EQ(t, atomic_load(&s.loads[1]), 2);
+    CHECK_EQ(t, s.note[0][0], 0x84); /* WAK_STS, RTC_STS */
 }
 
 static void change_no_reboot(struct vm_config *config)
@@ -619,10 +644,8 @@ static void *stop_later(void *opaque)
     return NULL;
 }
 
-/* One vCPU halts with interrupts disabled, the other waits for its start: both stop at once. */
-static void test_stop(struct test *t)
+static void check_stop(struct test *t, const struct step *steps)
 {
-    static const struct step steps[] = {{STEP_HALT, 0, 0}, {STEP_END, 0, 0}};
     char firmware[] = "/tmp/freehold-vm-test-XXXXXX";
     struct script s = {.step = {{steps, idle}, {idle, idle}, {idle, idle}}};
     struct vm_config config = config_for(firmware, 2);
@@ -647,6 +670,17 @@ static void test_stop(struct test *t)
     CHECK_EQ(t, result.end, VM_END_STOPPED);
     vm_free(vm);
     unlink(firmware);
+}
+
+/* One vCPU halts with interrupts disabled, or the machine sleeps; the other waits for its start:
+ * both stop at once. */
+static void test_stop(struct test *t)
+{
+    static const struct step halts[] = {{STEP_HALT, 0, 0}, {STEP_END, 0, 0}};
+    static const struct step sleeps[] = {SLEEP_S3, {STEP_END, 0, 0}};
+
+    check_stop(t, halts);
+    check_stop(t, sleeps);
 }
 
 /* ---- what cannot be built ---- */
@@ -705,6 +739,7 @@ int main(void)
     TEST_RUN(&t, test_triple_fault);
     TEST_RUN(&t, test_engine_failure);
     TEST_RUN(&t, test_resets);
+    TEST_RUN(&t, test_sleep);
     TEST_RUN(&t, test_no_reboot);
     TEST_RUN(&t, test_halt_timer);
     TEST_RUN(&t, test_startup);
