@@ -147,17 +147,6 @@ void soft_cache_clear(struct soft_vcpu *c)
     soft_code_forget_addresses(c);
 }
 
-void *soft_code_alloc(struct soft_vcpu *c, size_t bytes)
-{
-    struct soft_cache *cache = c->cache;
-    void *at = cache->arena + cache->arena_used;
-
-    if (cache->arena_used + bytes + 16 > cache->arena_bytes)
-        return NULL;
-    cache->arena_used += (bytes + 15) & ~UINT64_C(15);
-    return at;
-}
-
 /* -- finding and building -- */
 
 static uint64_t scramble(uint64_t key)

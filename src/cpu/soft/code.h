@@ -26,7 +26,6 @@ struct soft_block {
     uint8_t heat;        /* how often it was interpreted, up to what makes it worth translating */
     uint8_t *code;       /* translated: entry with the flags in the host's; NULL: not yet */
     uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
-    uint8_t **resume;    /* by operation: where to go on after its interpreted twin */
     struct soft_link *incoming; /* jumps of translated code that lead here */
     uint64_t gpa;               /* of its first byte */
     /* Code elsewhere in the page that the translation relies on: offsets in the page. */
@@ -60,8 +59,6 @@ void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 /* Requests of other vCPUs and of devices: SOFT_REQUEST_INVALIDATE and SOFT_REQUEST_TLB. */
 void soft_code_serve(struct soft_vcpu *c, uint32_t requests);
 
-/* Memory that lives as long as blocks do; NULL: none is left. */
-void *soft_code_alloc(struct soft_vcpu *c, size_t bytes);
 /* Whether c->rip lies on a global page; false where that is not known. */
 bool soft_code_is_global(const struct soft_vcpu *c);
 

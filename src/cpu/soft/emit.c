@@ -51,7 +51,7 @@ static bool put_legacy(struct emit *e, const struct encoding *c)
 
     if (c->no_rex && (rex || c->rex))
         return false;
-    if (c->addressing == AT_STATE)
+    if (c->addressing == AT_STATE || c->addressing == AT_ENTRY)
         PUT(e, 0x65);
     if (c->lock)
         PUT(e, 0xf0);
@@ -147,6 +147,10 @@ static void put_operands(struct emit *e, const struct encoding *c)
         PUT(e, (uint8_t)(reg | 4), 0x25);
         put(e, &c->disp, 4);
         break;
+    case AT_ENTRY:
+        PUT(e, (uint8_t)(0x80 | reg | (c->rm & 7)));
+        put(e, &c->disp, 4);
+        break;
     default:
         break;
     }
@@ -199,6 +203,12 @@ static void put_memory(struct emit *e, struct encoding c, enum host_register reg
 
 #define OPCODE(...) ((struct encoding){__VA_ARGS__})
 
+/* op reg, rm of each of the eight */
+static uint8_t alu_opcode(enum emit_alu op)
+{
+    return (uint8_t)(op << 3 | 3);
+}
+
 void emit_mov_reg_state(struct emit *e, enum host_register reg, int32_t disp)
 {
     put_state(e, OPCODE(.opcode = 0x8b, .wide = true), reg, disp);
@@ -237,6 +247,40 @@ void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value)
 void emit_inc_state(struct emit *e, int32_t disp)
 {
     put_state(e, OPCODE(.opcode = 0xff, .wide = true), 0, disp);
+}
+
+void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value)
+{
+    put_state(e, OPCODE(.opcode = 0x83, .immediate = (uint8_t)value, .immediate_bytes = 1),
+              (enum host_register)EMIT_CMP, disp);
+}
+
+static void put_entry(struct emit *e, struct encoding c, unsigned reg, enum host_register at)
+{
+    c.addressing = AT_ENTRY;
+    c.reg = (uint8_t)reg;
+    c.rm = (uint8_t)at;
+    encoding_put(e, &c);
+}
+
+void emit_mov_reg_entry(struct emit *e, enum host_register reg, enum host_register at, int32_t disp)
+{
+    put_entry(e, OPCODE(.opcode = 0x8b, .wide = true, .disp = disp), reg, at);
+}
+
+void emit_cmp_reg_entry(struct emit *e, enum host_register reg, enum host_register at, int32_t disp)
+{
+    put_entry(e, OPCODE(.opcode = alu_opcode(EMIT_CMP), .wide = true, .disp = disp), reg, at);
+}
+
+void emit_jmp_entry(struct emit *e, enum host_register at, int32_t disp)
+{
+    put_entry(e, OPCODE(.opcode = 0xff, .disp = disp), 4, at);
+}
+
+void emit_call_entry(struct emit *e, enum host_register at, int32_t disp)
+{
+    put_entry(e, OPCODE(.opcode = 0xff, .disp = disp), 2, at);
 }
 
 static void put_lea(struct emit *e, struct encoding c, enum host_register dst,
@@ -292,6 +336,18 @@ void emit_mov_reg_imm64(struct emit *e, enum host_register reg, uint64_t value)
     encoding_put(e, &c);
 }
 
+uint8_t *emit_mov_reg_patched64(struct emit *e, enum host_register reg)
+{
+    struct encoding c = {.opcode = 0xb8,
+                         .wide = true,
+                         .addressing = IN_OPCODE,
+                         .rm = (uint8_t)reg,
+                         .immediate_bytes = 8};
+
+    encoding_put(e, &c);
+    return e->full ? NULL : e->at - 8;
+}
+
 void emit_movzx16(struct emit *e, enum host_register dst, enum host_register src)
 {
     put_register(e, OPCODE(.map = 1, .opcode = 0xb7), dst, src);
@@ -319,12 +375,6 @@ void emit_alu_reg_imm(struct emit *e, enum emit_alu op, enum host_register reg, 
 void emit_alu_reg_imm32(struct emit *e, enum emit_alu op, enum host_register reg, int32_t value)
 {
     put_alu_imm(e, OPCODE(.immediate = (uint64_t)(int64_t)value), op, reg);
-}
-
-/* op reg, rm of each of the eight */
-static uint8_t alu_opcode(enum emit_alu op)
-{
-    return (uint8_t)(op << 3 | 3);
 }
 
 void emit_alu_reg_reg(struct emit *e, enum emit_alu op, enum host_register dst,
@@ -482,6 +532,33 @@ void emit_lahf_seto(struct emit *e)
 void emit_restore_flags(struct emit *e)
 {
     PUT(e, 0x04, 0x7f, 0x9e);
+}
+
+static void put_one(struct emit *e, uint8_t opcode, enum host_register reg)
+{
+    struct encoding c = {.opcode = opcode, .addressing = IN_OPCODE, .rm = (uint8_t)reg};
+
+    encoding_put(e, &c);
+}
+
+void emit_push(struct emit *e, enum host_register reg)
+{
+    put_one(e, 0x50, reg);
+}
+
+void emit_pop(struct emit *e, enum host_register reg)
+{
+    put_one(e, 0x58, reg);
+}
+
+void emit_jmp_reg(struct emit *e, enum host_register reg)
+{
+    put_register(e, OPCODE(.opcode = 0xff), 4, reg);
+}
+
+void emit_call_reg(struct emit *e, enum host_register reg)
+{
+    put_register(e, OPCODE(.opcode = 0xff), 2, reg);
 }
 
 void emit_ret(struct emit *e)

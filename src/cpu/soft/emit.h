@@ -117,6 +117,15 @@ void emit_mov_state_reg32(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg16(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value); /* 32-bit store */
 void emit_inc_state(struct emit *e, int32_t disp);                       /* 64 bits; not CF */
+void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value);
+
+/* Tables in the state: [gs:at + disp]. `at` is neither RSP nor R12. */
+void emit_mov_reg_entry(struct emit *e, enum host_register reg, enum host_register at,
+                        int32_t disp);
+void emit_cmp_reg_entry(struct emit *e, enum host_register reg, enum host_register at,
+                        int32_t disp);
+void emit_jmp_entry(struct emit *e, enum host_register at, int32_t disp);
+void emit_call_entry(struct emit *e, enum host_register at, int32_t disp);
 
 /* dst = base + (index << scale) + disp; base and index may be HOST_NONE, index not RSP. emit_lea32
  * cuts the result to 32 bits, as an address size of 4 does. */
@@ -128,6 +137,8 @@ void emit_lea32(struct emit *e, enum host_register dst, enum host_register base,
 void emit_mov_reg_reg(struct emit *e, enum host_register dst, enum host_register src);
 void emit_mov_reg_reg32(struct emit *e, enum host_register dst, enum host_register src);
 void emit_mov_reg_imm64(struct emit *e, enum host_register reg, uint64_t value); /* shortest */
+/* With 8 bytes of 0, to be changed later: gives their place, or NULL when the buffer is full. */
+uint8_t *emit_mov_reg_patched64(struct emit *e, enum host_register reg);
 void emit_movzx16(struct emit *e, enum host_register dst, enum host_register src);
 void emit_movzx8(struct emit *e, enum host_register dst, enum host_register src);
 
@@ -170,6 +181,10 @@ void emit_call_state(struct emit *e, int32_t disp);
 
 void emit_lahf_seto(struct emit *e);     /* AX = flags, as soft_vcpu.arith has them */
 void emit_restore_flags(struct emit *e); /* and back from AX; AL is spoilt */
+void emit_push(struct emit *e, enum host_register reg);
+void emit_pop(struct emit *e, enum host_register reg);
+void emit_jmp_reg(struct emit *e, enum host_register reg);
+void emit_call_reg(struct emit *e, enum host_register reg);
 void emit_ret(struct emit *e);
 void emit_int3(struct emit *e);
 void emit_nops(struct emit *e, unsigned bytes);

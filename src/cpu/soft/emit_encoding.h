@@ -16,6 +16,7 @@ enum addressing {
     AT_BASE,     /* [rm + disp] */
     AT_INDEX,    /* [rm + (index << scale) + disp], rm or index may be HOST_NONE */
     AT_STATE,    /* [gs:disp] */
+    AT_ENTRY,    /* [gs:rm + disp], disp of 32 bits */
     IN_OPCODE    /* register rm in the opcode's low bits */
 };
 

@@ -640,6 +640,13 @@ static void test_state(struct test *t)
     }
     READS_AS(t, emit_mov_state_imm32(e, 0x10, 0x89abcdef), "mov dword ptr gs:[0x10], 0x89ABCDEF");
     READS_AS(t, emit_inc_state(e, 0x10), "inc qword ptr gs:[0x10]");
+    READS_AS(t, emit_cmp_state32_imm8(e, 0x10, 0), "cmp dword ptr gs:[0x10], 0x0");
+    READS_AS(t, emit_mov_reg_entry(e, HOST_RAX, HOST_R11, 0x10),
+             "mov rax, qword ptr gs:[r11+0x10]");
+    READS_AS(t, emit_cmp_reg_entry(e, HOST_R10, HOST_R11, 0x1000),
+             "cmp r10, qword ptr gs:[r11+0x1000]");
+    READS_AS(t, emit_jmp_entry(e, HOST_R11, 0x10), "jmp qword ptr gs:[r11+0x10]");
+    READS_AS(t, emit_call_entry(e, HOST_RCX, 0x10), "call qword ptr gs:[rcx+0x10]");
     READS_AS(t, emit_jmp_state(e, 0x10), "jmp qword ptr gs:[0x10]");
     READS_AS(t, emit_call_state(e, 0x10), "call qword ptr gs:[0x10]");
     READS_AS(t, emit_mov_reg_state(e, HOST_RAX, -16), "mov rax, qword ptr gs:[0xFFFFFFFFFFFFFFF0]");
@@ -877,6 +884,13 @@ static void test_jumps(struct test *t)
     READS_AS(t, emit_lahf_seto(e), "lahf; seto al");
     READS_AS(t, emit_restore_flags(e), "add al, 0x7F; sahf");
     READS_AS(t, emit_ret(e), "ret");
+    READS_AS(t, emit_push(e, HOST_RBX), "push rbx");
+    READS_AS(t, emit_push(e, HOST_R11), "push r11");
+    READS_AS(t, emit_pop(e, HOST_R12), "pop r12");
+    READS_AS(t, emit_pop(e, HOST_RBP), "pop rbp");
+    READS_AS(t, emit_jmp_reg(e, HOST_R10), "jmp r10");
+    READS_AS(t, emit_call_reg(e, HOST_RAX), "call rax");
+    READS_AS(t, emit_mov_reg_patched64(e, HOST_R11), "mov r11, 0x0");
     READS_AS(t, emit_int3(e), "int3");
 }
 

@@ -121,7 +121,7 @@ _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction
 #define SOFT_REQUEST_CLEAR      0x20u /* this vCPU's own: the caches of code are full */
 #define SOFT_REQUEST_STOP       0x40u /* another one wants to be alone: see soft_exclusive_begin() */
 
-/* Where translated code lies, by the low 16 bits of rip. */
+/* Where translated code lies, by the low 16 bits of `key`. */
 struct soft_lookup {
     uint64_t key; /* rip + salt, or + salt_global */
     uint64_t page;
@@ -220,9 +220,13 @@ struct soft_vcpu {
     uint32_t slot_what;              /* offset in it, and what soft_leaf_fill() is told */
     uint64_t code_page;       /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
-    uint64_t exit_value; /* of the last exit to C: rip, link or site */
-    uint32_t exit_kind;
-    uint32_t exit_site;     /* the last indirect branch, should its target be no address */
+    uint64_t branch_target; /* of a call whose push is under way */
+    uint64_t exit_value;    /* of the last exit to C: rip, link or site */
+    uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
+                           its link be due */
+    /* Host stack pointers: C's while translated code runs, the return stack's while C runs; and
+     * where the latter begins, and under which a call begins it anew. */
+    uint64_t c_stack, return_stack, return_base, return_limit;
     void *vector_ready;     /* called by translated code: loads the vector registers, or returns */
     uint32_t vector_loaded; /* the guest's vector registers are in the host's */
     uint32_t host_mxcsr;

@@ -84,14 +84,17 @@ uint32_t tr_site_new(struct translation *tr, unsigned op)
 static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory)
 {
     emit_mov_reg_imm64(&tr->e, HOST_R10, tr_site_new(tr, op));
-    tr_jump_to(tr, tr->t->fixed.exit[EXIT_OP][flags_in_memory]);
+    if (soft_op_ends_block(&tr->block->ops[op].insn))
+        tr_jump_to(tr, tr->t->fixed.exit[EXIT_OP][flags_in_memory]);
+    else
+        emit_patch_rel32(emit_call_rel32(&tr->e),
+                         to_write(tr->t, tr->t->fixed.twin[flags_in_memory]));
 }
 
 /* An operation that always runs interpreted. */
 static void interpret(struct translation *tr, unsigned op)
 {
     exit_op(tr, op, !tr->flags_host);
-    tr->block->resume[op] = to_execute(tr->t, tr->e.at);
     tr->flags_host = true;
     tr->flags_memory = true;
     tr->vectors = false;
@@ -151,6 +154,8 @@ static bool op_emit(struct translation *tr, unsigned i)
     case X86_OP_RET:
     case X86_OP_JMP_IND:
     case X86_OP_CALL_IND:
+    case X86_OP_LOOP:
+    case X86_OP_JCXZ:
         return tr_branch(tr, i);
     case X86_OP_VECTOR:
         return tr_vector(tr, i);
@@ -189,7 +194,8 @@ static void cold_twin(struct translation *tr, const struct cold *cold)
 {
     exit_op(tr, cold->op, true);
     tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_SLOT ? SITE_TLB : SITE_DECLINED;
-    tr->block->resume[cold->op] = to_execute(tr->t, tr->e.at);
+    if (soft_op_ends_block(&tr->block->ops[cold->op].insn))
+        return;
     if (cold->vectors)
         emit_call_state(&tr->e, STATE(vector_ready));
     emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
@@ -208,7 +214,7 @@ static void cold_slot(struct translation *tr, const struct cold *cold)
     cold_twin(tr, cold);
 }
 
-static void cold_emit(struct translation *tr, struct cold *cold)
+static void cold_emit(struct translation *tr, const struct cold *cold)
 {
     emit_patch_rel32(cold->place, tr->e.at);
     switch (cold->kind) {
@@ -218,14 +224,8 @@ static void cold_emit(struct translation *tr, struct cold *cold)
     case COLD_SLOT:
         cold_slot(tr, cold);
         break;
-    case COLD_LINK:
-        cold->link->unlinked = tr->e.at;
-        emit_mov_reg_imm64(&tr->e, HOST_R10, (uint64_t)(cold->link - tr->t->links));
-        tr_jump_to(tr, tr->t->fixed.exit[EXIT_LINK][cold->link->flags_in_memory]);
-        break;
     default:
-        tr_rip(tr, cold->target);
-        tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][cold->flags_in_memory]);
+        tr_branch_cold(tr, cold);
     }
 }
 
@@ -248,15 +248,70 @@ static uint16_t live_out(const struct translation *tr)
     }
 }
 
+/* Whether the block's first operation that touches the host's flags destroys them, and so wants
+ * the guest's in memory. */
+static bool begins_in_memory(const struct soft_block *block)
+{
+    struct x86_flags flags;
+
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct x86_insn *insn = &block->ops[i].insn;
+
+        switch (insn->op) {
+        case X86_OP_NOP:
+        case X86_OP_PREFETCH:
+        case X86_OP_LEA:
+            break;
+        case X86_OP_PUSH:
+        case X86_OP_POP:
+        case X86_OP_LEAVE:
+        case X86_OP_CALL:
+        case X86_OP_CALL_IND:
+        case X86_OP_RET:
+        case X86_OP_JMP_IND:
+            return true;
+        default:
+            if (insn->memory)
+                return true;
+            x86_flags_of(insn, NULL, &flags);
+            if (insn->op != X86_OP_VECTOR && (flags.read | flags.written | flags.maybe))
+                return false;
+        }
+    }
+    return false;
+}
+
+/* The block's two entries: one falls through to the other, whose place for the flags is the one
+ * that the block wants. Both begin with five bytes that may become a jump. */
+static void entries_emit(struct translation *tr, uint16_t live)
+{
+    struct soft_block *block = tr->block;
+    bool memory = begins_in_memory(block);
+    uint8_t *first = to_execute(tr->t, tr->e.at), *second;
+
+    tr->flags_host = memory;
+    tr->flags_memory = !memory;
+    if (memory)
+        tr_flags_save(tr);
+    else if (live)
+        tr_flags_load(tr);
+    else
+        emit_nops(&tr->e, 5);
+    second = to_execute(tr->t, tr->e.at);
+    tr->flags_host = !memory;
+    tr->flags_memory = memory;
+    block->code = memory ? first : second;
+    block->code_flags = memory ? second : first;
+}
+
 static void block_emit(struct translation *tr)
 {
     struct soft_block *block = tr->block;
     const struct soft_op *last = &block->ops[block->count - 1];
-    struct x86_flags first;
-    uint8_t *entry = tr->e.at;
+    uint16_t live;
 
-    soft_liveness_precise(block->ops, block->count, live_out(tr), tr->live_after);
-    tr->flags_host = true;
+    live = soft_liveness_precise(block->ops, block->count, live_out(tr), tr->live_after);
+    entries_emit(tr, live);
     for (unsigned i = 0; i < block->count; i++)
         op_translate(tr, i);
     if (!soft_op_ends_block(&last->insn))
@@ -264,12 +319,6 @@ static void block_emit(struct translation *tr)
                        tr->live_after[block->count - 1]);
     for (unsigned i = 0; i < tr->cold_count; i++)
         cold_emit(tr, &tr->cold[i]);
-    x86_flags_of(&block->ops[0].insn, NULL, &first);
-    block->code = to_execute(tr->t, entry);
-    block->code_flags = to_execute(tr->t, tr->e.at);
-    tr->flags_host = false;
-    tr_flags_load(tr);
-    emit_patch_rel32(emit_jmp_rel32(&tr->e), entry);
 }
 
 static bool room_left(const struct soft_translator *t)
@@ -293,11 +342,6 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
     struct soft_translator *t = c->translator;
     struct translation tr = {.c = c, .t = t, .block = block};
 
-    block->resume = soft_code_alloc(c, block->count * sizeof *block->resume);
-    if (!block->resume) {
-        atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
-        return false;
-    }
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATION);
     tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
     block_emit(&tr);

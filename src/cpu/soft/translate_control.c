@@ -16,14 +16,13 @@ void tr_rip(struct translation *tr, int32_t target)
 }
 
 /* Looks at requests without touching flags that live. */
-static void poll_emit(struct translation *tr, int32_t target, bool flags_matter)
+static void poll_emit(struct translation *tr, int32_t target, unsigned op, bool flags_matter)
 {
     struct emit *e = &tr->e;
     uint8_t *skip, *place;
 
     if (!flags_matter) {
-        emit_mov_reg_state32(e, HOST_R11, STATE(request));
-        emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, 0);
+        emit_cmp_state32_imm8(e, STATE(request), 0);
         place = emit_jcc_rel32(e, EMIT_IF_NE);
     } else {
         emit_mov_reg_reg(e, HOST_R11, HOST_RCX);
@@ -36,31 +35,119 @@ static void poll_emit(struct translation *tr, int32_t target, bool flags_matter)
     }
     struct cold *cold = tr_cold_add(tr, place, COLD_POLL);
     cold->target = target;
+    cold->op = op;
     cold->flags_in_memory = !flags_matter;
+}
+
+/* -- links -- */
+
+/* A link at the displacement `place`, not yet patched. */
+static struct soft_link *link_new(struct translation *tr, uint8_t *place, int32_t target)
+{
+    struct soft_link *link = &tr->t->links[tr->t->link_count++];
+
+    *link = (struct soft_link){.from = tr->block, .place = place, .target = target};
+    return link;
+}
+
+static bool on_page(int32_t target)
+{
+    return target >= 0 && target < (int32_t)GUEST_PAGE_SIZE;
+}
+
+/* Where the instruction just emitted names its field of soft_vcpu. */
+static uint8_t *state_place(const struct translation *tr)
+{
+    return tr->e.full ? NULL : tr->e.at - 4;
+}
+
+/* The places of a guarded link, which is told of once its jump is emitted. */
+struct guard {
+    uint8_t *key, *salt, *failed;
+};
+
+/* ZF = R10 + salt is the key; to `failed` if not. The key of a link without target is -0: no guest
+ * can make a rip whose sum with the salt is 0. Destroys R11 and the flags. */
+static struct guard guard_emit(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+    struct guard guard;
+
+    guard.key = emit_mov_reg_patched64(e, HOST_R11);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(salt));
+    guard.salt = state_place(tr);
+    emit_alu_reg_reg(e, EMIT_ADD, HOST_R11, HOST_R10);
+    guard.failed = emit_jcc_rel32(e, EMIT_IF_NE);
+    return guard;
+}
+
+/* The same where the flags live in the host's. Destroys R11. */
+static struct guard guard_emit_quiet(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+    struct guard guard;
+    uint8_t *hit;
+
+    emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
+    guard.key = emit_mov_reg_patched64(e, HOST_R11);
+    emit_mov_reg_state(e, HOST_RCX, STATE(salt));
+    guard.salt = state_place(tr);
+    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R10, 0, 0);
+    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R11, 0, 0);
+    hit = emit_jrcxz_rel8(e);
+    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    guard.failed = emit_jmp_rel32(e);
+    emit_patch_rel8(hit, e->at);
+    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    return guard;
+}
+
+/* Behind the guard: the jump or call at `place` is its link. */
+static struct cold *guard_link(struct translation *tr, const struct guard *guard, uint8_t *place,
+                               int32_t target)
+{
+    struct soft_link *link = link_new(tr, place, target);
+    struct cold *cold = tr_cold_add(tr, guard->failed, COLD_GUARD);
+
+    link->key = guard->key;
+    link->salt = guard->salt;
+    cold->link = link;
+    return cold;
+}
+
+/* R10 = the target on another page, and code_page its page, if the link holds. */
+static struct guard cross_emit(struct translation *tr, int32_t target, bool flags_matter)
+{
+    struct guard guard;
+
+    tr_rip(tr, target);
+    guard = flags_matter ? guard_emit_quiet(tr) : guard_emit(tr);
+    emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, -(target & 0xfff));
+    emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
+    return guard;
 }
 
 void tr_exit_direct(struct translation *tr, int32_t target, unsigned op, uint16_t live)
 {
-    bool in_memory = live && !tr->flags_host;
+    bool in_memory = !tr->flags_host;
     bool flags_matter = live && tr->flags_host;
 
-    if (target < 0 || target >= (int32_t)GUEST_PAGE_SIZE) {
-        /* At an end of the address space it may be none: see branch_undo(). */
-        emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, op));
-        tr_rip(tr, target);
-        tr_jump_to(tr, tr->t->fixed.lookup[in_memory]);
-        return;
-    }
-    if (target <= (int32_t)((uintptr_t)tr->block->host & 0xfff) + tr->block->ops[op].offset)
-        poll_emit(tr, target, flags_matter);
-    struct soft_link *link = &tr->t->links[tr->t->link_count++];
-    uint8_t *place = emit_jmp_rel32(&tr->e);
+    if (!on_page(target) && tr->flags_memory)
+        flags_matter = false;
+    if (target <= tr_page_offset(tr, tr->block->ops[op].offset))
+        poll_emit(tr, target, op, flags_matter);
+    if (on_page(target)) {
+        struct cold *cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
 
-    *link = (struct soft_link){.from = tr->block,
-                               .place = place,
-                               .target = (uint32_t)target,
-                               .flags_in_memory = in_memory};
-    tr_cold_add(tr, place, COLD_LINK)->link = link;
+        cold->link = link_new(tr, cold->place, target);
+        cold->link->flags_in_memory = in_memory;
+    } else {
+        struct guard guard = cross_emit(tr, target, flags_matter);
+        struct cold *cold = guard_link(tr, &guard, emit_jmp_rel32(&tr->e), target);
+
+        cold->op = op;
+        cold->link->flags_in_memory = cold->flags_in_memory = !flags_matter;
+    }
 }
 
 bool tr_branch_offset(const struct translation *tr, const struct soft_op *op, int32_t *target)
@@ -118,7 +205,70 @@ static bool jmp_emit(struct translation *tr, unsigned i)
     return true;
 }
 
-/* Pushes the address behind the operation; R9 moves last. */
+/* LOOP and JRCXZ by RCX; others, by flags or by ECX, are interpreted. */
+static bool count_emit(struct translation *tr, unsigned i)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+    bool host = tr->flags_host, memory = tr->flags_memory;
+    int32_t taken, next = tr_page_offset(tr, op->next);
+    uint8_t *zero, *other;
+
+    if (op->insn.address_size != 8 || !tr_branch_offset(tr, op, &taken))
+        return false;
+    if (op->insn.op == X86_OP_LOOP)
+        emit_lea(&tr->e, HOST_RCX, HOST_RCX, HOST_NONE, 0, -1);
+    zero = emit_jrcxz_rel8(&tr->e);
+    other = emit_jmp_rel32(&tr->e);
+    emit_patch_rel8(zero, tr->e.at);
+    tr_exit_direct(tr, op->insn.op == X86_OP_LOOP ? next : taken, i, FLAGS_ALL);
+    emit_patch_rel32(other, tr->e.at);
+    tr->flags_host = host;
+    tr->flags_memory = memory;
+    tr_exit_direct(tr, op->insn.op == X86_OP_LOOP ? taken : next, i, FLAGS_ALL);
+    return true;
+}
+
+/* -- calls and returns --
+ *
+ * A guest's call is a host's call, and its return a host's return, so that the host predicts the
+ * return. Translated code runs on a stack of its own, the return stack. A call puts there first the
+ * guest's return address + salt, then, by the host's call, where it will go on: the landing. A
+ * return compares the guest's address, + salt, with the frame.
+ *
+ * A frame leads to no code that the lookup table could not lead to: it was made under that salt by
+ * code on the page of the return address, so that the address still means that page (whatever
+ * changes that changes the salt), and the landing goes on through an ordinary link within the page.
+ * The landing's own block may have been dropped since: nothing of it is left but the way to that
+ * link's target, and R10 holds the rip that code dropped since wants. When the code cache is
+ * cleared, the return stack is emptied.
+ *
+ * Frames survive exits to C and changes of address space and mode. What returns elsewhere (longjmp,
+ * a switch of stacks, a retpoline) misses: see unwind_emit().
+ */
+
+/* A call whose only purpose is to be returned from elsewhere: retpolines, which store over their
+ * return address, and pairs that unbalance the processor's own return stack, which drop it. This
+ * decides about speed alone, and so may look at bytes that change. */
+static bool call_is_thunk(const struct translation *tr, int32_t target)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
+    struct x86_insn first, second;
+    size_t room;
+
+    if (!on_page(target))
+        return false;
+    room = GUEST_PAGE_SIZE - (size_t)target;
+    if (x86_decode(&first, X86_CODE_64, page + target, room) != X86_DECODE_OK ||
+        x86_decode(&second, X86_CODE_64, page + target + first.length, room - first.length) !=
+            X86_DECODE_OK ||
+        second.op != X86_OP_RET)
+        return false;
+    if (first.op == X86_OP_LEA || first.op == X86_OP_MOV)
+        return first.memory && first.base == X86_RSP;
+    return first.op == X86_OP_ADD && !first.memory && first.rm == X86_RSP;
+}
+
+/* Pushes the address behind the operation, which stays in R11; R9 moves last. */
 static void return_push(struct translation *tr, unsigned i)
 {
     const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE};
@@ -132,21 +282,67 @@ static void return_push(struct translation *tr, unsigned i)
     emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, -8);
 }
 
+/* The upper half of a frame, from R11; the host's call makes the lower. */
+static void frame_push(struct translation *tr)
+{
+    struct cold *cold;
+
+    emit_alu_reg_state(&tr->e, EMIT_CMP, HOST_RSP, STATE(return_limit));
+    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_B), COLD_FRAMES);
+    cold->back = tr->e.at;
+    emit_alu_reg_state(&tr->e, EMIT_ADD, HOST_R11, STATE(salt));
+    emit_push(&tr->e, HOST_R11);
+}
+
+/* Behind the host's call: R10 is the guest's rip again. */
+static void landing_emit(struct translation *tr, unsigned i)
+{
+    int32_t next = tr_page_offset(tr, tr->block->ops[i].next);
+    struct cold *cold;
+
+    emit_pop(&tr->e, HOST_R11);
+    emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, -next);
+    emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
+    cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
+    cold->link = link_new(tr, cold->place, next);
+    cold->link->flags_in_memory = true;
+}
+
+/* Whether a frame can be made for the call: its landing is on its page. */
+static bool call_has_frame(const struct translation *tr, unsigned i)
+{
+    return on_page(tr_page_offset(tr, tr->block->ops[i].next));
+}
+
 static bool call_emit(struct translation *tr, unsigned i)
 {
+    struct guard guard;
+    struct cold *cold;
     int32_t target;
 
     if (!tr_branch_offset(tr, &tr->block->ops[i], &target))
         return false;
     return_push(tr, i);
-    tr_exit_direct(tr, target, i, tr->live_after[i]);
+    if (!call_has_frame(tr, i) || call_is_thunk(tr, target)) {
+        tr_exit_direct(tr, target, i, FLAGS_ALL);
+        return true;
+    }
+    poll_emit(tr, target, i, false);
+    frame_push(tr);
+    if (on_page(target)) {
+        cold = tr_cold_add(tr, emit_call_rel32(&tr->e), COLD_LINK);
+        cold->link = link_new(tr, cold->place, target);
+    } else {
+        guard = cross_emit(tr, target, false);
+        cold = guard_link(tr, &guard, emit_call_rel32(&tr->e), target);
+        cold->op = i;
+        cold->call = true;
+        cold->flags_in_memory = true;
+        cold->back = tr->e.at;
+    }
+    cold->link->flags_in_memory = true;
+    landing_emit(tr, i);
     return true;
-}
-
-void tr_exit_lookup(struct translation *tr, unsigned i)
-{
-    emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, i));
-    tr_jump_to(tr, tr->t->fixed.lookup[!tr->flags_host]);
 }
 
 static bool ret_emit(struct translation *tr, unsigned i)
@@ -159,38 +355,127 @@ static bool ret_emit(struct translation *tr, unsigned i)
     tr_check(tr, &check);
     emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
     emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, 8 + (int32_t)insn->immediate);
-    tr_exit_lookup(tr, i);
+    emit_mov_reg_state(&tr->e, HOST_R11, STATE(salt));
+    emit_alu_reg_reg(&tr->e, EMIT_ADD, HOST_R11, HOST_R10);
+    emit_cmp_reg_mem(&tr->e, HOST_R11, HOST_RSP, 8);
+    tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_RETURN)->op = i;
+    emit_ret(&tr->e);
     return true;
 }
 
-/* JMP by register or memory. CALL so is interpreted where its target is in memory or displaced. */
-static bool jmp_ind_emit(struct translation *tr, unsigned i)
+/* -- indirect branches -- */
+
+/* To R10 through the lookup table; gives the place of the jump taken on a miss, where R10 has
+ * become the key. The host predicts each of these for itself. */
+static uint8_t *lookup_emit(struct translation *tr, bool call)
+{
+    int32_t salt = soft_code_is_global(tr->c) ? STATE(salt_global) : STATE(salt);
+    struct emit *e = &tr->e;
+    uint8_t *missed;
+
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R10, salt);
+    emit_movzx16(e, HOST_R11, HOST_R10);
+    emit_shift_imm32(e, EMIT_SHL, HOST_R11, 5);
+    emit_cmp_reg_entry(e, HOST_R10, HOST_R11, LOOKUP(key));
+    missed = emit_jcc_rel32(e, EMIT_IF_NE);
+    emit_mov_reg_entry(e, HOST_R10, HOST_R11, LOOKUP(page));
+    emit_mov_state_reg(e, STATE(code_page), HOST_R10);
+    /* Code that was dropped since wants its rip in R10. */
+    emit_mov_reg_entry(e, HOST_R10, HOST_R11, LOOKUP(key));
+    emit_alu_reg_state(e, EMIT_SUB, HOST_R10, salt);
+    if (call)
+        emit_call_entry(e, HOST_R11, LOOKUP(code_flags));
+    else
+        emit_jmp_entry(e, HOST_R11, LOOKUP(code_flags));
+    return missed;
+}
+
+void tr_exit_lookup(struct translation *tr, unsigned i)
+{
+    struct cold *cold;
+
+    tr_flags_clobber(tr);
+    emit_cmp_state32_imm8(&tr->e, STATE(request), 0);
+    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_INDIRECT);
+    cold->op = i;
+    cold->missed = lookup_emit(tr, false);
+}
+
+/* To R10, with the last target remembered here. Out of line the lookup table follows. */
+static struct cold *indirect_emit(struct translation *tr, unsigned i, bool call)
+{
+    struct guard guard = guard_emit(tr);
+    struct emit *e = &tr->e;
+    struct cold *cold;
+
+    emit_mov_reg_reg(e, HOST_R11, HOST_R10);
+    emit_alu_reg_imm(e, EMIT_AND, HOST_R11, -(int32_t)GUEST_PAGE_SIZE);
+    emit_mov_state_reg(e, STATE(code_page), HOST_R11);
+    cold = guard_link(tr, &guard, call ? emit_call_rel32(e) : emit_jmp_rel32(e), 0);
+    cold->kind = COLD_INDIRECT;
+    cold->op = i;
+    cold->call = call;
+    cold->back = e->at;
+    cold->link->indirect = true;
+    cold->link->flags_in_memory = true;
+    return cold;
+}
+
+/* R10 = the target of a branch by register or memory; flags go to memory. */
+static bool target_load(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
     const struct check check = {.op = i, .size = 8, .access = SOFT_READ};
 
+    tr_flags_clobber(tr);
     if (!op->insn.memory) {
         tr_guest_to(tr, HOST_R10, op->insn.rm);
-    } else {
-        tr_flags_clobber(tr);
-        if (!tr_address(tr, op))
-            return false;
-        tr_check(tr, &check);
-        emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
+        return true;
     }
-    tr_exit_lookup(tr, i);
+    if (!tr_address(tr, op))
+        return false;
+    tr_check(tr, &check);
+    emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
     return true;
 }
 
-static bool call_ind_emit(struct translation *tr, unsigned i)
+/* Jumps through a table have many targets, those through a pointer at a fixed place (as between
+ * libraries) have one. */
+static bool jmp_ind_emit(struct translation *tr, unsigned i)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
 
-    if (insn->memory || insn->rm == X86_RSP)
+    if (!target_load(tr, i))
         return false;
+    if (insn->memory && insn->index == X86_REG_NONE) {
+        emit_cmp_state32_imm8(&tr->e, STATE(request), 0);
+        tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_INDIRECT)->op = i;
+        (void)indirect_emit(tr, i, false);
+    } else {
+        tr_exit_lookup(tr, i);
+    }
+    return true;
+}
+
+/* The target is read before the push, and waits in memory: the push may fault, and needs R10. */
+static bool call_ind_emit(struct translation *tr, unsigned i)
+{
+    struct emit *e = &tr->e;
+
+    if (!target_load(tr, i))
+        return false;
+    emit_mov_state_reg(e, STATE(branch_target), HOST_R10);
     return_push(tr, i);
-    tr_guest_to(tr, HOST_R10, insn->rm);
-    tr_exit_lookup(tr, i);
+    emit_mov_reg_state(e, HOST_R10, STATE(branch_target));
+    emit_cmp_state32_imm8(e, STATE(request), 0);
+    tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), COLD_INDIRECT)->op = i;
+    if (call_has_frame(tr, i)) {
+        frame_push(tr);
+        (void)indirect_emit(tr, i, true);
+        landing_emit(tr, i);
+    } else {
+        (void)indirect_emit(tr, i, false);
+    }
     return true;
 }
 
@@ -207,7 +492,104 @@ bool tr_branch(struct translation *tr, unsigned i)
         return ret_emit(tr, i);
     case X86_OP_JMP_IND:
         return jmp_ind_emit(tr, i);
-    default:
+    case X86_OP_CALL_IND:
         return call_ind_emit(tr, i);
+    default:
+        return count_emit(tr, i);
+    }
+}
+
+/* -- out of line -- */
+
+/* To the lookup of R10, which tells C where it came from. */
+static void cold_lookup(struct translation *tr, const struct cold *cold, bool in_memory)
+{
+    uint32_t site = tr_site_new(tr, cold->op);
+
+    tr->t->sites[site].link = cold->link;
+    emit_mov_state_imm32(&tr->e, STATE(exit_site), site);
+    tr_jump_to(tr, tr->t->fixed.lookup[in_memory]);
+}
+
+/* Both the link while it has no target and the failed guard: but the one has called already, where
+ * the branch is a call. */
+static void cold_guard(struct translation *tr, const struct cold *cold)
+{
+    uint8_t *lookup = tr->e.at;
+
+    cold_lookup(tr, cold, cold->flags_in_memory);
+    cold->link->unlinked = lookup;
+    emit_patch_rel32(cold->link->place, lookup);
+    emit_patch_rel32(cold->place, lookup);
+    if (cold->call) {
+        emit_patch_rel32(cold->place, tr->e.at);
+        emit_patch_rel32(emit_call_rel32(&tr->e), lookup);
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
+    }
+}
+
+/* R10 of an inline lookup that missed: the rip again, and to the other lookup. */
+static void cold_missed(struct translation *tr, const struct cold *cold, uint8_t *missed,
+                        const uint8_t *lookup)
+{
+    int32_t salt = soft_code_is_global(tr->c) ? STATE(salt_global) : STATE(salt);
+
+    emit_patch_rel32(missed, tr->e.at);
+    emit_alu_reg_state(&tr->e, EMIT_SUB, HOST_R10, salt);
+    if (cold->call) {
+        emit_patch_rel32(emit_call_rel32(&tr->e), lookup);
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
+    } else {
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), lookup);
+    }
+}
+
+static void cold_indirect(struct translation *tr, const struct cold *cold)
+{
+    const uint8_t *lookup = tr->e.at;
+    uint8_t *missed = cold->missed;
+
+    emit_patch_rel32(cold->place, lookup);
+    cold_lookup(tr, cold, true);
+    if (cold->link) {
+        cold->link->unlinked = lookup;
+        emit_patch_rel32(cold->link->place, lookup);
+        emit_patch_rel32(cold->place, tr->e.at);
+        missed = lookup_emit(tr, cold->call);
+        if (cold->call)
+            emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
+    }
+    if (missed)
+        cold_missed(tr, cold, missed, lookup);
+}
+
+void tr_branch_cold(struct translation *tr, const struct cold *cold)
+{
+    switch (cold->kind) {
+    case COLD_FRAMES:
+        emit_mov_reg_state(&tr->e, HOST_RSP, STATE(return_base));
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
+        break;
+    case COLD_RETURN:
+        emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, cold->op));
+        tr_jump_to(tr, tr->t->fixed.unwind);
+        break;
+    case COLD_LINK:
+        cold->link->unlinked = tr->e.at;
+        emit_mov_reg_imm64(&tr->e, HOST_R10, (uint64_t)(cold->link - tr->t->links));
+        tr_jump_to(tr, tr->t->fixed.exit[EXIT_LINK][cold->link->flags_in_memory]);
+        break;
+    case COLD_GUARD:
+        cold_guard(tr, cold);
+        break;
+    case COLD_INDIRECT:
+        cold_indirect(tr, cold);
+        break;
+    default:
+        /* At an end of the address space it may be none: see branch_undo(). */
+        if (!on_page(cold->target))
+            emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, cold->op));
+        tr_rip(tr, cold->target);
+        tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][cold->flags_in_memory]);
     }
 }

@@ -102,50 +102,106 @@ static void vector_store_emit(struct soft_translator *t, struct emit *e)
 
 static const uint8_t kept[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
 
-/* enter(vCPU in RDI, code in RSI): all guest registers and flags from memory, then jump. */
+static void registers_load(struct emit *e)
+{
+    for (unsigned n = 0; n < 16; n++) {
+        if (n != X86_RSP && !tr_is_displaced(n))
+            emit_mov_reg_state(e, (enum host_register)n, GPR(n));
+    }
+    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+}
+
+/* enter(vCPU in RDI, code in RSI): all guest registers from memory, then jump. */
 static void enter_emit(struct emit *e)
 {
     for (unsigned i = 0; i < sizeof kept; i++)
-        RAW(e, (uint8_t)(kept[i] > 7 ? 0x41 : 0x40), (uint8_t)(0x50 | (kept[i] & 7)));
+        emit_push(e, kept[i]);
+    emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, -8); /* to 16 bytes, for calls of C */
+    emit_mov_state_reg(e, STATE(c_stack), HOST_RSP);
+    emit_mov_reg_state(e, HOST_RSP, STATE(return_stack));
     emit_mov_reg_reg(e, HOST_R10, HOST_RSI);
-    emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
-    emit_restore_flags(e);
-    for (unsigned n = 0; n < 16; n++) {
-        if (n != X86_RSP && (n < 9 || n > 11))
-            emit_mov_reg_state(e, (uint8_t)n, GPR(n));
-    }
-    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
-    RAW(e, 0x41, 0xff, 0xe2); /* JMP R10 */
+    registers_load(e);
+    emit_jmp_reg(e, HOST_R10);
 }
 
-static void exit_common_emit(struct soft_translator *t, struct emit *e)
+/* On C's stack: back to who called enter(). */
+static void leave_emit(struct emit *e)
 {
-    for (unsigned n = 1; n < 16; n++) {
-        if (n != X86_RSP && (n < 9 || n > 11))
-            emit_mov_state_reg(e, GPR(n), (uint8_t)n);
-    }
-    emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
-    vector_store_emit(t, e);
-    emit_mov_reg_state32(e, HOST_RAX, STATE(exit_kind));
+    emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, 8);
     for (unsigned i = sizeof kept; i > 0; i--)
-        RAW(e, (uint8_t)(kept[i - 1] > 7 ? 0x41 : 0x40), (uint8_t)(0x58 | (kept[i - 1] & 7)));
+        emit_pop(e, kept[i - 1]);
     emit_ret(e);
 }
 
-/* R10 is what C is told. */
-static uint8_t *exit_emit(struct soft_translator *t, struct emit *e, unsigned kind, bool in_memory)
+/* All of the guest to memory, C's stack, and a call of `service`. R10 is what C is told. `own`:
+ * bytes on the return stack that are not frames. */
+static void service_emit(struct soft_translator *t, struct emit *e, uintptr_t service, int32_t own)
 {
-    uint8_t *entry = e->at;
+    for (unsigned n = 1; n < 16; n++) {
+        if (n != X86_RSP && !tr_is_displaced(n))
+            emit_mov_state_reg(e, GPR(n), (enum host_register)n);
+    }
+    emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+    vector_store_emit(t, e);
+    emit_lea(e, HOST_R10, HOST_RSP, HOST_NONE, 0, own);
+    emit_mov_state_reg(e, STATE(return_stack), HOST_R10);
+    emit_mov_reg_state(e, HOST_RSP, STATE(c_stack));
+    emit_mov_reg_imm64(e, HOST_RDI, (uint64_t)(uintptr_t)t->vcpu);
+    emit_mov_reg_imm64(e, HOST_RAX, service);
+    emit_call_reg(e, HOST_RAX);
+}
 
+static void exit_begin_emit(struct emit *e, bool in_memory)
+{
     emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
     emit_mov_state_reg(e, GPR(X86_RAX), HOST_RAX);
     if (!in_memory) {
         emit_lahf_seto(e);
         emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
     }
-    emit_mov_state_imm32(e, STATE(exit_kind), kind);
-    exit_common_emit(t, e);
-    return entry;
+}
+
+/* An exit that goes on at another block, with the flags in memory. Everything is a jump: the host
+ * finds each call on its own stack of return addresses answered by a return. */
+static void exit_emit(struct soft_translator *t, struct emit *e, enum exit_kind kind,
+                      bool in_memory)
+{
+    static soft_exit_service *const services[EXIT_KINDS] = {
+        [EXIT_RIP] = soft_exit_rip, [EXIT_LINK] = soft_exit_link, [EXIT_OP] = soft_exit_op};
+    uint8_t *leave;
+
+    t->fixed.exit[kind][in_memory] = to_execute(t, e->at);
+    exit_begin_emit(e, in_memory);
+    service_emit(t, e, (uintptr_t)services[kind], 0);
+    RAW(e, 0x48, 0x85, 0xc0); /* TEST RAX, RAX */
+    leave = emit_jcc_rel32(e, EMIT_IF_E);
+    emit_mov_reg_state(e, HOST_RSP, STATE(return_stack));
+    emit_mov_reg_reg(e, HOST_R10, HOST_RAX);
+    registers_load(e);
+    emit_jmp_reg(e, HOST_R10);
+    emit_patch_rel32(leave, e->at);
+    leave_emit(e);
+}
+
+/* A twin within a block: called, and returns with the flags in the host's, too. A twin that leaves
+ * by longjmp leaves no word of its own on the return stack. */
+static void twin_emit(struct soft_translator *t, struct emit *e, bool in_memory)
+{
+    uint8_t *leave;
+
+    t->fixed.twin[in_memory] = to_execute(t, e->at);
+    exit_begin_emit(e, in_memory);
+    service_emit(t, e, (uintptr_t)soft_exit_twin, 8);
+    RAW(e, 0x84, 0xc0); /* TEST AL, AL */
+    leave = emit_jcc_rel32(e, EMIT_IF_E);
+    emit_mov_reg_state(e, HOST_RSP, STATE(return_stack));
+    emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, -8);
+    emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+    emit_restore_flags(e);
+    registers_load(e);
+    emit_ret(e);
+    emit_patch_rel32(leave, e->at);
+    leave_emit(e);
 }
 
 /* -- leaves -- */
@@ -247,10 +303,7 @@ static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access acce
 
 /* -- lookup -- */
 
-#define LOOKUP(field)                                                                              \
-    ((int32_t)(offsetof(struct soft_vcpu, lookup) + offsetof(struct soft_lookup, field)))
-
-/* An instruction on [gs:r11*4 + displacement], R11 = 8 * the low 16 bits of rip. */
+/* An instruction on [gs:r11*4 + displacement], R11 = 8 * the low 16 bits of a key. */
 static void lookup_operand(struct emit *e, uint8_t rex, uint8_t opcode, uint8_t reg,
                            int32_t displacement)
 {
@@ -258,48 +311,71 @@ static void lookup_operand(struct emit *e, uint8_t rex, uint8_t opcode, uint8_t 
     raw(e, &displacement, 4);
 }
 
-static void lookup_index(struct emit *e)
+/* For the key R10 + salt: R11 as above. No flag is touched. */
+static void lookup_index(struct emit *e, int32_t salt)
 {
-    emit_movzx16(e, HOST_R11, HOST_R10);
+    emit_mov_reg_state(e, HOST_R11, salt);
+    emit_lea(e, HOST_R11, HOST_R11, HOST_R10, 0, 0);
+    emit_movzx16(e, HOST_R11, HOST_R11);
     RAW(e, 0x4e, 0x8d, 0x1c, 0xdd, 0, 0, 0, 0); /* LEA R11, [R11*8] */
 }
 
-/* RCX = 0 if the entry's key is R10 + salt; then to `hit`. The key is in R11. */
-static uint8_t *key_compare(struct emit *e, int32_t salt)
+/* Then, if there is an entry with that key, to its code. Changes R11 and RCX, which is saved. */
+static void lookup_try(struct emit *e, int32_t salt, bool in_memory)
 {
+    uint8_t *hit, *miss;
+
+    lookup_index(e, salt);
+    lookup_operand(e, 0x4e, 0x8b, HOST_R11, LOOKUP(key));
     emit_mov_reg_state(e, HOST_RCX, salt);
     RAW(e, 0x4a, 0x8d, 0x0c, 0x11);       /* LEA RCX, [RCX + R10] */
     RAW(e, 0x48, 0xf7, 0xd1);             /* NOT RCX */
     RAW(e, 0x4a, 0x8d, 0x4c, 0x19, 0x01); /* LEA RCX, [RCX + R11 + 1] */
-    return emit_jrcxz_rel8(e);
-}
-
-/* R10 is the rip to go to. No flag is touched. */
-static uint8_t *lookup_emit(struct soft_translator *t, struct emit *e, bool in_memory)
-{
-    uint8_t *entry = e->at, *quiet, *miss, *hit, *hit_global;
-
-    emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
-    emit_mov_reg_state32(e, HOST_RCX, STATE(request));
-    quiet = emit_jrcxz_rel8(e);
-    miss = e->at;
-    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
-    emit_patch_rel32(emit_jmp_rel32(e),
-                     t->write + (t->fixed.exit[EXIT_RIP][in_memory] - t->execute));
-    emit_patch_rel8(quiet, e->at);
-    lookup_index(e);
-    lookup_operand(e, 0x4e, 0x8b, HOST_R11, LOOKUP(key));
-    hit = key_compare(e, STATE(salt));
-    hit_global = key_compare(e, STATE(salt_global));
-    emit_patch_rel32(emit_jmp_rel32(e), miss);
+    hit = emit_jrcxz_rel8(e);
+    miss = emit_jmp_rel32(e);
     emit_patch_rel8(hit, e->at);
-    emit_patch_rel8(hit_global, e->at);
-    lookup_index(e);
+    lookup_index(e, salt);
     lookup_operand(e, 0x4a, 0x8b, HOST_RCX, LOOKUP(page));
     emit_mov_state_reg(e, STATE(code_page), HOST_RCX);
     emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
     lookup_operand(e, 0x42, 0xff, 4, in_memory ? LOOKUP(code_flags) : LOOKUP(code));
-    return entry;
+    emit_patch_rel32(miss, e->at);
+}
+
+/* R10 is the rip to go to, and stays: code that was dropped since expects it there. */
+static void lookup_emit(struct soft_translator *t, struct emit *e, bool in_memory)
+{
+    uint8_t *quiet;
+
+    t->fixed.lookup[in_memory] = to_execute(t, e->at);
+    emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
+    emit_mov_reg_state32(e, HOST_RCX, STATE(request));
+    quiet = emit_jrcxz_rel8(e);
+    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][in_memory]));
+    emit_patch_rel8(quiet, e->at);
+    lookup_try(e, STATE(salt), in_memory);
+    lookup_try(e, STATE(salt_global), in_memory);
+    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][in_memory]));
+}
+
+/* A return whose frame is not the last one: to R10, whose key is in R11; flags are in memory. What
+ * lies above its own frame was left by calls that did not return (longjmp and the like). Where none
+ * of the next few is its own (another stack, a changed return address), all are kept. */
+static void unwind_emit(struct soft_translator *t, struct emit *e)
+{
+    t->fixed.unwind = to_execute(t, e->at);
+    for (int32_t i = 1; i < FRAMES_UNWOUND; i++) {
+        uint8_t *other;
+
+        emit_cmp_reg_mem(e, HOST_R11, HOST_RSP, FRAME_BYTES * i + 8);
+        other = emit_jcc_rel32(e, EMIT_IF_NE);
+        emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, FRAME_BYTES * i);
+        emit_ret(e);
+        emit_patch_rel32(other, e->at);
+    }
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.lookup[1]));
 }
 
 bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
@@ -307,15 +383,16 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     struct emit e = {.at = t->write, .end = t->write + FIXED_BYTES_MAX};
     const ptrdiff_t apart = t->execute - t->write;
 
-    t->fixed.enter = (uint32_t(*)(struct soft_vcpu *, const uint8_t *))(uintptr_t)(e.at + apart);
+    t->fixed.enter = (void (*)(struct soft_vcpu *, const uint8_t *))(uintptr_t)(e.at + apart);
     enter_emit(&e);
     t->fixed.vector_present = e.at + apart;
     emit_ret(&e);
     t->fixed.vector_load = e.at + apart;
     vector_load_emit(t, &e);
-    for (unsigned kind = 0; kind < 3; kind++) {
-        for (unsigned in_memory = 0; in_memory < 2; in_memory++)
-            t->fixed.exit[kind][in_memory] = exit_emit(t, &e, kind, in_memory) + apart;
+    for (unsigned in_memory = 0; in_memory < 2; in_memory++) {
+        for (unsigned kind = 0; kind < EXIT_KINDS; kind++)
+            exit_emit(t, &e, (enum exit_kind)kind, in_memory);
+        twin_emit(t, &e, in_memory);
     }
     t->fixed.leaf = e.at + apart;
     leaf_emit(c, &e);
@@ -324,7 +401,8 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
         slot_emit(c, &e, (enum soft_access)access);
     }
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
-        t->fixed.lookup[in_memory] = lookup_emit(t, &e, in_memory) + apart;
+        lookup_emit(t, &e, in_memory);
+    unwind_emit(t, &e);
     t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;
     t->used = t->fixed_bytes;
     return !e.full;

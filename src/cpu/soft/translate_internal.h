@@ -15,15 +15,20 @@
 #define STATE(field) ((int32_t)offsetof(struct soft_vcpu, field))
 #define GPR(n)       ((int32_t)(offsetof(struct soft_vcpu, gpr) + 8 * (n)))
 
-enum exit_kind { EXIT_RIP, EXIT_LINK, EXIT_OP };
+enum exit_kind { EXIT_RIP, EXIT_LINK, EXIT_OP, EXIT_KINDS };
 
-/* A direct jump to another block of the same page, patched once that is translated. */
+/* A jump or call to another block, patched once that is translated. */
 struct soft_link {
-    struct soft_link *next;  /* of the target's incoming ones */
-    struct soft_block *from; /* where the jump is */
-    uint8_t *place;          /* of the rel32, in the writable view */
-    const uint8_t *unlinked; /* where it leads while not linked */
-    uint32_t target;         /* offset in the page */
+    struct soft_link *next, **previous; /* of the target's incoming ones */
+    struct soft_block *from;            /* where the jump is */
+    uint8_t *place;                     /* of the rel32, in the writable view */
+    const uint8_t *unlinked;            /* where it leads while not linked */
+    /* To other pages, in the writable view: an imm64, -(rip + salt) of the target, and the
+     * displacement of the salt that the code adds, `salt` or `salt_global`. NULL: the target lies
+     * on the same page. */
+    uint8_t *key, *salt;
+    int32_t target; /* offset from the page's beginning */
+    bool indirect;  /* `target` has no meaning */
     bool flags_in_memory;
 };
 
@@ -38,20 +43,26 @@ struct site {
     struct soft_block *block;
     uint32_t op;
     enum site_reason reason;
+    struct soft_link *link; /* to be patched when its target was looked up; NULL: none */
 };
 
 /* Entries of the fixed code at the cache's beginning, in the executable view. */
 struct fixed {
-    uint32_t (*enter)(struct soft_vcpu *c, const uint8_t *at);
-    uint8_t *exit[3][2]; /* by kind, and flags in host (0) or memory (1) */
+    void (*enter)(struct soft_vcpu *c, const uint8_t *at); /* flags in memory */
+    /* By kind, and flags in host (0) or memory (1). R10: the rip, link or site. */
+    uint8_t *exit[EXIT_KINDS][2];
+    uint8_t *twin[2]; /* the same, to be called, for an operation that does not end its block */
     uint8_t *lookup[2];
+    uint8_t *unwind; /* of the return stack, see translate_control.c */
     uint8_t *vector_load, *vector_present;
     uint8_t *leaf;
     uint8_t *slot[2]; /* by read and write */
 };
 
 struct soft_translator {
+    struct soft_vcpu *vcpu;
     uint8_t *write, *execute;
+    uint8_t *stack; /* the return stack's memory, STACK_BYTES */
     size_t bytes, used, fixed_bytes;
     struct fixed fixed;
     struct soft_link *links;
@@ -75,25 +86,54 @@ static inline uint8_t *to_write(const struct soft_translator *t, const uint8_t *
 /* Fills the beginning of the cache and t->fixed. */
 MUST_CHECK bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c);
 
+/* What the exits call: the rest is in c->exit_value. Where to go on with the flags in memory, or
+ * NULL: in the run loop. */
+typedef const uint8_t *soft_exit_service(struct soft_vcpu *c);
+soft_exit_service soft_exit_rip, soft_exit_link, soft_exit_op;
+bool soft_exit_twin(struct soft_vcpu *c); /* true: go on behind the operation */
+
+/* The lookup table's entry for a key is at GS + 32 * its low 16 bits + this. */
+#define LOOKUP(field)                                                                              \
+    ((int32_t)(offsetof(struct soft_vcpu, lookup) + offsetof(struct soft_lookup, field)))
+_Static_assert(sizeof(struct soft_lookup) == 32, "translated code shifts by 5");
+
+/* -- the return stack -- */
+
+/* A frame is two words: the host's return address, and above it the guest's plus the salt. */
+#define FRAME_BYTES    16
+#define FRAMES         4096
+#define FRAMES_UNWOUND 8 /* as far a return that misses looks for its frame */
+/* Leaves run below the frames, as any signal's handler would. */
+#define STACK_LEAVES ((size_t)128 << 10)
+#define STACK_GUARD  ((size_t)4096)
+#define STACK_BYTES                                                                                \
+    (STACK_GUARD + STACK_LEAVES + (size_t)FRAME_BYTES * (FRAMES + FRAMES_UNWOUND + 1))
+
 /* -- a block in translation -- */
 
 enum cold_kind {
     COLD_OP,   /* the interpreted twin of an operation */
     COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
     COLD_LINK,
-    COLD_POLL
+    COLD_POLL,
+    COLD_FRAMES,  /* too many on the return stack: begin it anew */
+    COLD_RETURN,  /* the return stack's frame is another return's */
+    COLD_GUARD,   /* a link to another page does not hold */
+    COLD_INDIRECT /* the lookup of an indirect branch's target missed */
 };
 
 /* Something out of line, emitted behind the block. */
 struct cold {
     uint8_t *place; /* rel32 that leads here */
     enum cold_kind kind;
-    unsigned op;            /* COLD_OP, COLD_SLOT */
-    struct soft_link *link; /* COLD_LINK */
+    unsigned op;            /* all but COLD_LINK and COLD_FRAMES */
+    struct soft_link *link; /* COLD_LINK, COLD_GUARD, COLD_INDIRECT (may be NULL) */
     int32_t target;         /* COLD_POLL */
     bool flags_in_memory;
     bool vectors;         /* COLD_OP: load them before going on */
-    uint8_t *back;        /* COLD_OP, COLD_SLOT: where to go on after the twin */
+    bool call;            /* COLD_GUARD, COLD_INDIRECT: not a jump */
+    uint8_t *back;        /* where to go on: after the twin, or after a call */
+    uint8_t *missed;      /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
     uint8_t *hit;         /* COLD_SLOT: where to go on with the host address in R10 */
     int32_t slot;         /* COLD_SLOT: of its tag */
     uint8_t access, size; /* COLD_SLOT */
@@ -178,7 +218,9 @@ bool tr_vector(struct translation *tr, unsigned i);  /* translate_vector.c */
 
 /* -- control flow (translate_control.c) -- */
 
-bool tr_branch(struct translation *tr, unsigned i); /* Jcc, JMP, CALL, RET */
+bool tr_branch(struct translation *tr, unsigned i); /* Jcc, JMP, CALL, RET, LOOP, JRCXZ */
+/* What lies out of line of a branch. */
+void tr_branch_cold(struct translation *tr, const struct cold *cold);
 /* The target of a direct branch from the page's beginning; false: too far. */
 bool tr_branch_offset(const struct translation *tr, const struct soft_op *op, int32_t *target);
 /* Flags live where a direct jump leads. */

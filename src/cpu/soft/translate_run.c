@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -32,6 +33,23 @@ static int cache_map(struct soft_translator *t)
     return result;
 }
 
+/* All below the frames is unused but for leaves; a guard page ends it. Frames over the base match
+ * no return, so that none need ask whether there is a frame. */
+static int stack_map(struct soft_vcpu *c, struct soft_translator *t)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+    t->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (t->stack == MAP_FAILED || mprotect(t->stack, STACK_GUARD, PROT_NONE) != 0)
+        return -ENOMEM;
+    c->return_limit = (uint64_t)(uintptr_t)t->stack + STACK_GUARD + STACK_LEAVES + FRAME_BYTES;
+    /* Functions begin 8 bytes off 16, and so does all translated code. */
+    c->return_base =
+        (uint64_t)(uintptr_t)t->stack + STACK_BYTES - (size_t)FRAME_BYTES * FRAMES_UNWOUND - 8;
+    c->return_stack = c->return_base;
+    return 0;
+}
+
 int soft_translator_new(struct soft_vcpu *c)
 {
     struct soft_translator *t = calloc(1, sizeof *t);
@@ -46,7 +64,10 @@ int soft_translator_new(struct soft_vcpu *c)
     t->sites_max = (uint32_t)(t->bytes / 64);
     t->links = malloc(t->links_max * sizeof *t->links);
     t->sites = malloc(t->sites_max * sizeof *t->sites);
+    t->vcpu = c;
     result = t->links && t->sites ? cache_map(t) : -ENOMEM;
+    if (result == 0)
+        result = stack_map(c, t);
     if (result == 0 && !soft_fixed_emit(t, c))
         result = -ENOSPC;
     c->translator = t;
@@ -67,6 +88,8 @@ void soft_translator_free(struct soft_vcpu *c)
         munmap(t->write, t->bytes);
     if (t->execute && t->execute != MAP_FAILED)
         munmap(t->execute, t->bytes);
+    if (t->stack && t->stack != MAP_FAILED)
+        munmap(t->stack, STACK_BYTES);
     free(t->links);
     free(t->sites);
     free(t);
@@ -75,13 +98,49 @@ void soft_translator_free(struct soft_vcpu *c)
 
 /* -- links -- */
 
+static void link_remove(struct soft_link *link)
+{
+    if (!link->previous)
+        return;
+    *link->previous = link->next;
+    if (link->next)
+        link->next->previous = link->previous;
+    link->previous = NULL;
+}
+
 static void link_patch(struct soft_translator *t, struct soft_link *link, struct soft_block *target)
 {
     const uint8_t *to = link->flags_in_memory ? target->code_flags : target->code;
 
+    link_remove(link);
     emit_patch_rel32(link->place, to_write(t, to));
     link->next = target->incoming;
+    link->previous = &target->incoming;
+    if (link->next)
+        link->next->previous = &link->next;
     target->incoming = link;
+}
+
+/*
+ * A link to another page, or of an indirect branch: its code compares rip + salt with the key and
+ * adds nothing that depends on who patched it. So whatever brought C here, the pair of this key and
+ * this code is right for as long as the lookup table's would be: a change of the address space or
+ * the mode changes the salt, a change of the bytes drops the block and its incoming links with it.
+ */
+static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
+                               struct soft_block *target)
+{
+    bool global = soft_code_is_global(c);
+    uint64_t key = -(c->rip + (global ? c->salt_global : c->salt));
+    int32_t salt = global ? STATE(salt_global) : STATE(salt);
+
+    /* A direct branch sets code_page by its own distance from the page's beginning. */
+    if (!link->from->valid || (!link->indirect && (c->rip ^ (uint64_t)link->target) & 0xfff))
+        return;
+    memcpy(link->key, &key, sizeof key);
+    memcpy(link->salt, &salt, sizeof salt);
+    link_patch(c->translator, link, target);
+    soft_count(&c->counters.linked);
 }
 
 void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block)
@@ -92,6 +151,7 @@ void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block)
     for (struct soft_link *link = block->incoming; link; link = link->next) {
         if (link->from->valid)
             emit_patch_rel32(link->place, link->unlinked);
+        link->previous = NULL;
     }
     block->incoming = NULL;
     if (!block->code)
@@ -117,24 +177,24 @@ void soft_translator_clear(struct soft_vcpu *c)
     t->link_count = 0;
     t->site_count = 0;
     memset(c->lookup, 0, sizeof c->lookup);
+    c->return_stack = c->return_base;
 }
 
 /* -- running -- */
 
 static void lookup_fill(struct soft_vcpu *c, const struct soft_block *block)
 {
-    struct soft_lookup *entry = &c->lookup[c->rip & (SOFT_LOOKUPS - 1)];
+    uint64_t key = c->rip + (soft_code_is_global(c) ? c->salt_global : c->salt);
 
-    entry->key = c->rip + (soft_code_is_global(c) ? c->salt_global : c->salt);
-    entry->page = c->rip & ~UINT64_C(0xfff);
-    entry->code = block->code;
-    entry->code_flags = block->code_flags;
+    c->lookup[key & (SOFT_LOOKUPS - 1)] = (struct soft_lookup){.key = key,
+                                                               .page = c->rip & ~UINT64_C(0xfff),
+                                                               .code = block->code,
+                                                               .code_flags = block->code_flags};
 }
 
-/* Runs the interpreted twin; false: the block is over. */
-static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t **at)
+static void twin_run(struct soft_vcpu *c, const struct site *site)
 {
-    struct soft_block *block = site->block;
+    const struct soft_block *block = site->block;
     const struct soft_op *op = &block->ops[site->op];
 
     soft_activity_set(&c->counters, SOFT_IN_TWIN);
@@ -144,8 +204,6 @@ static bool twin_run(struct soft_vcpu *c, const struct site *site, const uint8_t
     op->run(c, op);
     if (!op->sets_rip)
         c->rip = c->block_rip + op->next;
-    *at = block->valid ? block->resume[site->op] : NULL;
-    return *at && !soft_op_ends_block(&op->insn);
 }
 
 static void site_count(struct soft_counters *counters, const struct site *site)
@@ -172,7 +230,6 @@ static void branch_undo(struct soft_vcpu *c)
 {
     const struct site *site = &c->translator->sites[c->exit_site];
     const struct x86_insn *insn = &site->block->ops[site->op].insn;
-    const uint8_t *at;
 
     if (!site->block->ops[site->op].sets_rip)
         return;
@@ -180,7 +237,7 @@ static void branch_undo(struct soft_vcpu *c)
         c->gpr[X86_RSP] -= 8 + insn->immediate;
     if (insn->op == X86_OP_CALL || insn->op == X86_OP_CALL_IND)
         c->gpr[X86_RSP] += 8;
-    (void)twin_run(c, site, &at);
+    twin_run(c, site);
 }
 
 /* The block at c->rip, translated, or NULL: the run loop goes on. */
@@ -188,7 +245,9 @@ static struct soft_block *next_block(struct soft_vcpu *c)
 {
     struct soft_block *block;
 
-    if (atomic_load_explicit(&c->request, memory_order_relaxed) != 0)
+    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
+    if (atomic_load_explicit(&c->request, memory_order_relaxed) != 0 || c->halted || c->step ||
+        c->shadow)
         return NULL;
     c->block_rip = c->rip;
     c->op = &c->idle_op;
@@ -196,62 +255,88 @@ static struct soft_block *next_block(struct soft_vcpu *c)
     return soft_translate_block(c, block) ? block : NULL;
 }
 
+static const uint8_t *block_entry(struct soft_vcpu *c, const struct soft_block *block)
+{
+    c->code_page = c->rip & ~UINT64_C(0xfff);
+    soft_count(&c->counters.entries);
+    soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
+    return block->code_flags;
+}
+
 static bool same_page(const struct soft_block *a, const struct soft_block *b)
 {
     return (((uintptr_t)a->host ^ (uintptr_t)b->host) & ~(uintptr_t)0xfff) == 0;
 }
 
-void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
+bool soft_exit_twin(struct soft_vcpu *c)
+{
+    const struct soft_translator *t = c->translator;
+    const struct site *site = &t->sites[c->exit_value];
+    uint64_t flushes = t->flushes;
+
+    site_count(&c->counters, site);
+    twin_run(c, site);
+    soft_count(&c->counters.entries);
+    soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
+    return t->flushes == flushes && site->block->valid;
+}
+
+const uint8_t *soft_exit_op(struct soft_vcpu *c)
+{
+    const struct site *site = &c->translator->sites[c->exit_value];
+    struct soft_block *block;
+
+    site_count(&c->counters, site);
+    twin_run(c, site);
+    block = next_block(c);
+    return block ? block_entry(c, block) : NULL;
+}
+
+const uint8_t *soft_exit_link(struct soft_vcpu *c)
 {
     struct soft_translator *t = c->translator;
-    struct soft_counters *counters = &c->counters;
-    const uint8_t *at = block->code;
-    struct soft_link *link;
-    uint64_t flushes;
+    struct soft_link *link = &t->links[c->exit_value];
+    uint64_t flushes = t->flushes;
+    struct soft_block *block;
 
-    lookup_fill(c, block);
-    c->code_page = c->rip & ~UINT64_C(0xfff);
-    for (;;) {
-        soft_count(&counters->entries);
-        soft_activity_set(counters, SOFT_IN_TRANSLATED);
-        uint32_t kind = t->fixed.enter(c, at);
-        soft_activity_set(counters, SOFT_IN_DISPATCH);
-        switch (kind) {
-        case EXIT_OP:
-            site_count(counters, &t->sites[c->exit_value]);
-            if (!twin_run(c, &t->sites[c->exit_value], &at))
-                return;
-            continue;
-        case EXIT_LINK:
-            soft_count(&counters->exit_link);
-            link = &t->links[c->exit_value];
-            flushes = t->flushes;
-            c->rip = c->code_page + link->target;
-            block = next_block(c);
-            if (!block)
-                return;
-            /* The page may have been exchanged since the jump's block was entered. */
-            if (t->flushes == flushes && same_page(link->from, block)) {
-                link_patch(t, link, block);
-                soft_count(&counters->linked);
-            }
-            break;
-        default:
-            soft_count(atomic_load_explicit(&c->request, memory_order_relaxed) != 0
-                           ? &counters->exit_poll
-                           : &counters->exit_lookup);
-            c->rip = c->exit_value;
-            if (!soft_is_canonical(c->rip)) {
-                /* code_page is still the branch's own. */
-                branch_undo(c);
-                return;
-            }
-            block = next_block(c);
-            if (!block)
-                return;
-            lookup_fill(c, block);
-            c->code_page = c->rip & ~UINT64_C(0xfff);
-        }
-        at = block->code;
+    soft_count(&c->counters.exit_link);
+    c->rip = c->code_page + (uint64_t)link->target;
+    block = next_block(c);
+    if (!block)
+        return NULL;
+    /* The page may have been exchanged since the jump's block was entered. */
+    if (t->flushes == flushes && same_page(link->from, block)) {
+        link_patch(t, link, block);
+        soft_count(&c->counters.linked);
     }
+    return block_entry(c, block);
+}
+
+const uint8_t *soft_exit_rip(struct soft_vcpu *c)
+{
+    struct soft_translator *t = c->translator;
+    uint64_t flushes = t->flushes;
+    struct soft_block *block;
+
+    soft_count(atomic_load_explicit(&c->request, memory_order_relaxed) != 0
+                   ? &c->counters.exit_poll
+                   : &c->counters.exit_lookup);
+    c->rip = c->exit_value;
+    if (!soft_is_canonical(c->rip)) {
+        branch_undo(c);
+        return NULL;
+    }
+    block = next_block(c);
+    if (!block)
+        return NULL;
+    lookup_fill(c, block);
+    if (t->flushes == flushes && c->exit_site < t->site_count && t->sites[c->exit_site].link)
+        link_patch_guarded(c, t->sites[c->exit_site].link, block);
+    return block_entry(c, block);
+}
+
+void soft_translated_run(struct soft_vcpu *c, struct soft_block *block)
+{
+    lookup_fill(c, block);
+    c->translator->fixed.enter(c, block_entry(c, block));
 }
