@@ -19,13 +19,13 @@
 #include "base/log.h"
 #include "cli/report.h"
 #include "cli/run_options.h"
-#include "cli/stats.h"
 #include "cli/terminal.h"
+#include "cli/tools.h"
 
 struct run {
     struct run_options options;
     struct vm *vm;
-    FILE *stats; /* NULL: nobody asks */
+    struct tools tools;
     struct loop_watch signals;
     atomic_int ended_by; /* signal number, 0: none */
 };
@@ -119,40 +119,6 @@ static int run_status(const struct run *run, struct vm_result *result)
     return 128 + signal_number;
 }
 
-static int stats_open(struct run *run, struct error *err)
-{
-    const char *path = run->options.stats;
-
-    if (!path)
-        return 0;
-    run->stats = strcmp(path, "-") == 0 ? stderr : fopen(path, "we");
-    if (!run->stats)
-        return error_set(err, -errno, "cannot write the counters to %s: %s", path, strerror(errno));
-    return 0;
-}
-
-static void stats_write(const struct run *run, const struct vm_result *result)
-{
-    const struct stats stats = {.vm = run->vm,
-                                .cpus = run->options.vm.cpus,
-                                .seconds = (double)result->ran_ns / (double)NS_PER_SECOND};
-
-    if (!run->stats)
-        return;
-    if (run->options.json)
-        stats_print_json(&stats, run->stats);
-    else
-        stats_print(&stats, run->stats);
-    if (fflush(run->stats) != 0)
-        log_error("cannot write the counters to %s: %s", run->options.stats, strerror(errno));
-}
-
-static void stats_close(struct run *run)
-{
-    if (run->stats && run->stats != stderr)
-        fclose(run->stats);
-}
-
 /* The VM is built: run it, take it down, and only then report, on a terminal that is put back. */
 static int run_vm(struct run *run)
 {
@@ -170,7 +136,10 @@ static int run_vm(struct run *run)
         rc = vm_run(run->vm, &result, &err);
         loop_watch_remove(vm_loop(run->vm), &run->signals);
         terminal_restore();
-        stats_write(run, &result);
+        tools_stats_write(&run->tools,
+                          &(struct stats){run->vm, run->options.vm.cpus,
+                                          (double)result.ran_ns / (double)NS_PER_SECOND},
+                          run->options.json);
     }
     vm_free(run->vm);
     if (run->signals.fd >= 0)
@@ -192,13 +161,10 @@ static int run_build(struct run *run, struct error *err)
     int rc = cpu_engine_find(run->options.engine, &config->engine, err);
 
     if (rc == 0)
-        rc = stats_open(run, err);
-    if (rc == 0 && run->options.trace.path) {
-        run->options.trace.vcpus = config->cpus;
-        rc = trace_new(&run->options.trace, &config->trace, err);
-    }
+        rc = tools_open(&run->tools, &run->options.tools, config->cpus, err);
     if (rc < 0)
         return rc;
+    config->tools = &run->tools.cpu;
     config->escape = run_escape;
     config->opaque = run;
     ending_signals(&set);
@@ -243,8 +209,7 @@ int run_main(char **words)
     }
     status = run_vm(&run);
 out:
-    stats_close(&run);
-    trace_free(run.options.vm.trace);
+    tools_close(&run.tools);
     run_options_fini(&run.options);
     return status;
 }

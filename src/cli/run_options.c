@@ -259,8 +259,7 @@ static int set_stats(void *into, const char *value, struct error *err)
         return error_set(err, -EINVAL,
                          "--stats needs a file: --stats FILE, or --stats - for "
                          "standard error");
-    options->stats = value;
-    options->vm.sample_time = true;
+    options->tools.stats = value;
     return 0;
 }
 
@@ -272,46 +271,55 @@ static int set_testdev(void *into, const char *value, struct error *err)
     return 0;
 }
 
-static int trace_part(struct trace_config *trace, char *part, struct error *err)
-{
-    char *value;
-    uint64_t events;
-    int rc;
-
-    if (option_key(part, "events", &value))
-        return trace_kinds_parse(value, &trace->kinds, err);
-    if (!option_key(part, "size", &value))
-        return error_set(err, -EINVAL,
-                         "--trace: there is no \"%s\"; after the file come events=NAME:NAME... and "
-                         "size=N",
-                         part);
-    rc = option_number("trace FILE,size", value,
-                       (struct number_range){TRACE_EVENTS_MIN, TRACE_EVENTS_MAX}, &events, err);
-    if (rc == 0)
-        trace->events = (uint32_t)events;
-    return rc;
-}
-
 static int set_trace(void *into, const char *value, struct error *err)
 {
     struct run_options *options = into;
-    char *rest, *part;
+    char *text = text_keep(options, value);
 
-    if (options->trace.path)
+    if (!text)
         return error_set(err, -EINVAL, "there can be no more than one --trace");
-    rest = text_keep(options, value);
-    if (!rest)
-        return error_set(err, -ENOMEM, "no memory for the options");
-    options->trace = (struct trace_config){
-        .path = option_part(&rest), .events = TRACE_EVENTS_DEFAULT, .kinds = UINT32_MAX};
-    if (options->trace.path[0] == '\0')
-        return error_set(err, -EINVAL, "--trace needs a file: --trace FILE");
-    while ((part = option_part(&rest)) != NULL) {
-        int rc = trace_part(&options->trace, part, err);
+    return tools_trace_parse(&options->tools, text, err);
+}
 
-        if (rc < 0)
-            return rc;
-    }
+static int set_dump_blocks(void *into, const char *value, struct error *err)
+{
+    struct run_options *options = into;
+    char *text = text_keep(options, value);
+
+    if (!text)
+        return error_set(err, -EINVAL, "there can be no more than one --dump-blocks");
+    return tools_dump_parse(&options->tools, text, err);
+}
+
+static int set_perf_map(void *into, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)into)->tools.perf_map = true;
+    return 0;
+}
+
+static int set_guest_symbols(void *into, const char *value, struct error *err)
+{
+    (void)err;
+    ((struct run_options *)into)->tools.symbols = value;
+    return 0;
+}
+
+#define CODE_CACHE_MIN (UINT64_C(1) << 20)
+#define CODE_CACHE_MAX (UINT64_C(1) << 30) /* direct jumps reach 2 GiB */
+
+static int set_code_cache(void *into, const char *value, struct error *err)
+{
+    uint64_t bytes;
+    int rc = option_size("code-cache", value, &bytes, err);
+
+    if (rc < 0)
+        return rc;
+    if (bytes < CODE_CACHE_MIN || bytes > CODE_CACHE_MAX)
+        return error_set(err, -EINVAL, "--code-cache %s will not do: give a size from 1M to 1G",
+                         value);
+    ((struct run_options *)into)->vm.code_bytes = (uint32_t)bytes;
     return 0;
 }
 
@@ -356,6 +364,8 @@ static const struct option run_table[] = {
      "what runs the guest's code: auto, soft, interpreter (default auto);\n"
      "\"--engine help\" lists them, and says why not the rest",
      set_engine},
+    {"code-cache", "SIZE", "room for each virtual CPU's translated code (default 64M)",
+     set_code_cache},
     {"disk", "FILE[,KEY=VALUE...]",
      "a virtio disk; may be repeated. format=raw, readonly=on|off,\n"
      "serial=TEXT (what the guest calls it in /dev/disk/by-id)",
@@ -387,6 +397,14 @@ static const struct option run_table[] = {
      "keep the last events of each vCPU in this file, for \"freehold trace FILE\".\n"
      "size=N events (default 65536), events=fault:interrupt:cr3... (default all)",
      set_trace},
+    {"perf-map", NULL, "at the end, write /tmp/perf-PID.map, from which perf(1) names guest code",
+     set_perf_map},
+    {"guest-symbols", "FILE", "names for guest code: its System.map, or its /proc/kallsyms",
+     set_guest_symbols},
+    {"dump-blocks", "FILE[,at=ADDRESS:...]",
+     "write translated blocks, guest and host code, to this file\n"
+     "(of these addresses; default all), for scripts/show-blocks FILE",
+     set_dump_blocks},
     {"json", NULL, "report on standard error in JSON, one object a line", set_json},
     {"verbose", NULL, "log more", set_verbose},
     {"help", NULL, "show this and exit", set_help},

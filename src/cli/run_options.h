@@ -6,15 +6,15 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "cli/tools.h"
 #include "vm/vm.h"
 
-#define RUN_TEXTS_MAX (PC_DISKS_MAX + PC_NETS_MAX + 1)
+#define RUN_TEXTS_MAX (PC_DISKS_MAX + PC_NETS_MAX + 2)
 
 struct run_options {
-    struct vm_config vm;       /* all but engine, escape and opaque */
-    const char *engine;        /* a name, "auto", or "help" */
-    const char *stats;         /* a file for the counters, "-": standard error, NULL: nobody asks */
-    struct trace_config trace; /* but `vcpus`; path NULL: nobody asks */
+    struct vm_config vm; /* all but engine, escape and opaque */
+    const char *engine;  /* a name, "auto", or "help" */
+    struct tools_options tools;
     bool help, json, verbose;
     bool net_given, console_given;
     bool stdio_taken;    /* by a serial port or the console */

@@ -18,6 +18,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/error.h"
 #include "cpu/x86/cpuid.h"
@@ -64,17 +65,28 @@ struct cpu_exit {
     };
 };
 
-struct trace; /* cpu/trace.h */
+struct trace;   /* cpu/trace.h */
+struct symbols; /* base/symbols.h */
+
+/* What an engineer wants to see, beyond the counters; all of it lives as long as the VM. */
+struct cpu_tools {
+    bool sample_time;              /* the counters say where time goes, too */
+    struct trace *trace;           /* with a ring for each vCPU; NULL: nobody asks */
+    FILE *perf_map;                /* gets perf's map of generated code at the end; may be NULL */
+    FILE *dump;                    /* gets each block's guest and host code; may be NULL */
+    const uint64_t *dump_at;       /* ... of blocks with one of these addresses only */
+    unsigned dump_at_count;        /* 0: all */
+    const struct symbols *symbols; /* of the guest's kernel; NULL: unknown */
+};
 
 struct cpu_config {
     struct mem *mem;
     const struct x86_cpuid *cpuid;
     unsigned vcpu_count;
-    bool interpret_only;    /* soft: never translate (tests, lockstep) */
-    bool translate_at_once; /* soft: translate even what runs once (tests) */
-    uint32_t code_bytes;    /* soft: room for translated code, 0: plenty (tests) */
-    bool sample_time;       /* count where time goes, too */
-    struct trace *trace;    /* with a ring for each vCPU; NULL: nobody asks */
+    bool interpret_only;           /* soft: never translate (tests, lockstep) */
+    bool translate_at_once;        /* soft: translate even what runs once (tests) */
+    uint32_t code_bytes;           /* soft: room for translated code, 0: plenty (tests) */
+    const struct cpu_tools *tools; /* NULL: none */
 };
 
 /* What an engine has counted on one vCPU. Groups and names are the engine's own, for people. */

@@ -274,8 +274,8 @@ static int cpus_make(struct vm *vm, const struct vm_config *config, struct error
         .cpuid = &vm->cpuid,
         .vcpu_count = config->cpus,
         .interpret_only = config->interpret_only,
-        .sample_time = config->sample_time,
-        .trace = config->trace,
+        .tools = config->tools,
+        .code_bytes = config->code_bytes,
     };
     int rc = vm->engine->vm_new(&cpu, &vm->cpu_vm, err);
 

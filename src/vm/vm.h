@@ -53,8 +53,8 @@ struct vm_config {
     bool debug_exit;
     bool testdev;
     bool interpret_only;
-    struct trace *trace; /* with a ring for each of `cpus`; NULL: nobody asks */
-    bool sample_time;    /* the counters say where time goes, too */
+    const struct cpu_tools *tools; /* NULL: none */
+    uint32_t code_bytes;           /* of each vCPU's translated code; 0: the engine's choice */
     /* A key typed after Ctrl-A, on the I/O thread; may call vm_stop and vm_power_button. */
     void (*escape)(void *opaque, uint8_t key);
     void *opaque;

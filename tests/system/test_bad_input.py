@@ -61,6 +61,13 @@ CASES = {
     "trace of unknown events": ((*KERNEL, "--trace", "{dir}/trace,events=fault:tea"), "tea"),
     "trace of no size": ((*KERNEL, "--trace", "{dir}/trace,size=0"), "size"),
     "trace with an unknown key": ((*KERNEL, "--trace", "{dir}/trace,colour=red"), "colour"),
+    "blocks in no folder": ((*KERNEL, "--dump-blocks", "{dir}/none/blocks"), "none/blocks"),
+    "blocks at no address": ((*KERNEL, "--dump-blocks", "{dir}/blocks,at=main"), "main"),
+    "blocks with an unknown key": ((*KERNEL, "--dump-blocks", "{dir}/blocks,colour=red"), "colour"),
+    "guest symbols missing": ((*KERNEL, "--guest-symbols", "{dir}/none"), "none"),
+    "guest symbols that are none": ((*KERNEL, "--guest-symbols", "{dir}/text"), "text"),
+    "code cache too small": ((*KERNEL, "--code-cache", "4K"), "code-cache"),
+    "code cache too large": ((*KERNEL, "--code-cache", "8G"), "code-cache"),
     "two consoles": ((*KERNEL, "--console", "none", "--console", "none"), "console"),
     "console and serial on stdio":
         ((*KERNEL, "--serial", "stdio", "--console", "stdio"), "--console stdio"),

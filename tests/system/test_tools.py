@@ -1,12 +1,14 @@
-"""What engineers look through: counters and the event trace of a real boot."""
+"""What engineers look through: counters, event trace, perf's map and dumped blocks of a real boot."""
 
+import bisect
 import json
+import os
 import re
 import subprocess
 
 import pytest
 
-from vm import FREEHOLD, run
+from vm import FREEHOLD, ROOT, Vm, run
 
 READY = r"fh: ready: (\S+)"
 EXITS = {"twin", "declined", "tlb", "link", "lookup", "poll"}
@@ -136,3 +138,98 @@ def test_trace_refuses(tmp_path):
         assert done.returncode == 2
         assert str(name) in done.stderr and len(done.stderr.splitlines()) == 1
     assert run("trace").returncode == 2
+
+
+@pytest.fixture(scope="module")
+def kallsyms(kernel, initrd, tmp_path_factory):
+    """Some symbols of the guest's kernel, which lies at the same place in each boot (nokaslr)."""
+    path = tmp_path_factory.mktemp("symbols") / "kallsyms"
+    with Vm("--kernel", kernel, "--initrd", initrd, "--memory", "256M", "--net", "none",
+            "--append", "console=ttyS0 quiet nokaslr") as vm:
+        vm.expect(READY, 90)
+        path.write_text(vm.shell("grep -E ' [Tt] .*(syscall|fault|clear_page|entry)' "
+                                 "/proc/kallsyms", 60))
+    assert len(path.read_text().splitlines()) > 100
+    return str(path)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_perf_map(busybox, kallsyms, tmp_path, cpus):
+    """Ranges of each vCPU's code cache, which do not overlap and hold all that was translated."""
+    trace = tmp_path / "trace"
+    with busybox("--cpus", str(cpus), "--net", "none", "--perf-map", "--guest-symbols", kallsyms,
+                 "--trace", f"{trace},size=1000000,events=translate:clear",
+                 append="nokaslr") as vm:
+        vm.expect(READY, 90)
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+        path = f"/tmp/perf-{vm.process.pid}.map"
+    with open(path, encoding="ascii") as file:
+        lines = [line.split() for line in file]
+    os.unlink(path)
+    assert all(len(line) == 3 for line in lines)
+    ranges = sorted((int(start, 16), int(start, 16) + int(size, 16)) for start, size, _ in lines)
+    assert all(start < end for start, end in ranges)
+    assert all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:]))
+    names = [name for _, _, name in lines]
+    assert names.count("freehold_enter") == cpus
+    assert any(name.startswith("do_syscall_64+0x") for name in names)
+    assert any(re.fullmatch("guest_[0-9a-f]+", name) for name in names)
+    caches = sorted(int(start, 16) for start, _, name in lines if name == "freehold_enter")
+    for start, _ in ranges:
+        assert any(cache <= start < cache + (64 << 20) for cache in caches)
+    made = {}  # by vCPU: the code made since its cache was cleared last
+    for _, vcpu, _, kind, text in events_of(trace)[1]:
+        if kind == "clear":
+            made[vcpu] = []
+        else:
+            made.setdefault(vcpu, []).append(int(text.split(" to ")[1], 16))
+    made = sum(made.values(), [])
+    assert 1000 < len(made) == len(ranges) - sum(name.startswith("freehold_") for name in names)
+    for code in made:
+        start, end = ranges[bisect.bisect_right(ranges, (code, 1 << 64)) - 1]
+        assert start <= code < end
+
+
+def test_dumped_blocks(busybox, kallsyms, tmp_path):
+    with open(kallsyms, encoding="ascii") as file:
+        address = next(line.split()[0] for line in file if line.split()[2] == "do_syscall_64")
+    path = tmp_path / "blocks"
+    with busybox("--net", "none", "--guest-symbols", kallsyms,
+                 "--dump-blocks", f"{path},at={address}", append="nokaslr") as vm:
+        vm.expect(READY, 90)
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+    done = subprocess.run([os.path.join(ROOT, "scripts", "show-blocks"), path],
+                          capture_output=True, text=True, check=True)
+    blocks = done.stdout.split("\n\n")[:-1]
+    assert 1 <= len(blocks) < 20
+    for block in blocks:
+        head, *lines = block.splitlines()
+        match = re.fullmatch(rf"block {address} gpa [0-9a-f]+ vcpu 0 guest (\d+) host (\d+) "
+                             r"do_syscall_64\+0x0", head)
+        assert int(match.group(1)) < int(match.group(2))
+        guest = [line[:58].strip() for line in lines if line[:58].strip()]
+        host = [line[60:].strip(" ~") for line in lines if line[60:].strip()]
+        assert guest[0].startswith(address + "  ") and "(bad)" not in block
+        assert len(guest) < len(host)
+        assert any(line.endswith(("exit_link", "exit_link_flags", "twin", "twin_flags")) for line in host)
+
+
+def test_show_blocks_refuses(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("no blocks\n")
+    for name in (path, tmp_path / "none"):
+        done = subprocess.run([os.path.join(ROOT, "scripts", "show-blocks"), str(name)],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert str(name) in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_small_code_cache(busybox, tmp_path):
+    """A megabyte is enough, with many clearings."""
+    path = tmp_path / "stats"
+    boot(busybox, "--code-cache", "1M", "--stats", str(path), "--json")
+    counters = json.loads(path.read_text())["counters"]
+    assert counters["cache"]["clears"] > 5
+    check_counters(counters)

@@ -38,14 +38,13 @@ static unsigned prefix_of(const struct x86_insn *insn)
     return insn->prefixes & X86_PREFIX_66 ? 1 : 0;
 }
 
-void soft_count_twin(struct soft_counters *counters, const struct x86_insn *insn)
+void soft_count_opcode(struct soft_counters *counters, const struct x86_insn *insn)
 {
     unsigned reg = insn->modrm >> 3 & 7;
 
-    soft_count(&counters->twin[insn->op]);
     if (insn->op == X86_OP_X87)
         soft_count(&counters->twin_x87[insn->opcode & 7][insn->memory ? reg + 8 : reg]);
-    else if (insn->op == X86_OP_VECTOR)
+    else
         soft_count(
             &counters->twin_vector[insn->map % SOFT_COUNTED_MAPS][prefix_of(insn)][insn->opcode]);
 }

@@ -99,8 +99,14 @@ static inline void soft_count(uint64_t *counter)
     soft_count_add(counter, 1);
 }
 
-/* The running twin, by operation. */
-void soft_count_twin(struct soft_counters *counters, const struct x86_insn *insn);
+/* The running twin, by operation; vector and x87 instructions also by opcode. */
+void soft_count_opcode(struct soft_counters *counters, const struct x86_insn *insn);
+static inline void soft_count_twin(struct soft_counters *counters, const struct x86_insn *insn)
+{
+    soft_count(&counters->twin[insn->op]);
+    if (insn->op == X86_OP_X87 || insn->op == X86_OP_VECTOR)
+        soft_count_opcode(counters, insn);
+}
 
 static inline void soft_activity_set(struct soft_counters *counters, enum soft_activity activity)
 {

@@ -16,6 +16,7 @@
 #include <x86intrin.h>
 
 #include "cpu/soft/code.h"
+#include "cpu/soft/observe.h"
 #include "cpu/soft/paging.h"
 #include "cpu/soft/sample.h"
 #include "cpu/soft/soft.h"
@@ -476,8 +477,8 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
     vm->soft.vcpu_count = config->vcpu_count;
     vm->soft.has_wrgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
     vm->soft.translate = !config->interpret_only;
-    vm->soft.sample_time = config->sample_time;
-    vm->soft.trace = config->trace;
+    if (config->tools)
+        vm->soft.tools = *config->tools;
     vm->soft.translate_after = config->translate_at_once ? 0 : HEAT_ENOUGH;
     vm->soft.code_bytes = config->code_bytes ? config->code_bytes : CODE_BYTES;
     if (vm->soft.code_bytes < CODE_BYTES_MIN)
@@ -509,6 +510,7 @@ static void soft_vcpu_free(struct vcpu *vcpu)
     if (c->vm && c->vm->vcpu[c->index] == c)
         c->vm->vcpu[c->index] = NULL;
     soft_sampler_free(c->sampler);
+    soft_observer_free(c);
     soft_translator_free(c);
     soft_cache_free(c);
     free(c->tlb);
@@ -527,8 +529,8 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
     c = &vcpu->soft;
     c->index = index;
     c->vm = &vm->soft;
-    if (vm->soft.trace)
-        c->trace = trace_ring_get(vm->soft.trace, index);
+    if (vm->soft.tools.trace)
+        c->trace = trace_ring_get(vm->soft.tools.trace, index);
     c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);
     c->large = calloc(1, sizeof *c->large);
     if (!c->tlb || !c->large || soft_cache_new(c) != 0) {
@@ -544,9 +546,13 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
                          "this host allows vCPU %u no code cache (memfd, executable mappings)",
                          index);
     }
-    if (vm->soft.sample_time && soft_sampler_new(&c->counters, &c->sampler) != 0) {
+    if (vm->soft.tools.sample_time && soft_sampler_new(&c->counters, &c->sampler) != 0) {
         soft_vcpu_free(vcpu);
         return error_set(err, -EAGAIN, "this host allows vCPU %u no thread that samples it", index);
+    }
+    if (c->translator && soft_observer_new(c) != 0) {
+        soft_vcpu_free(vcpu);
+        return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
     }
     vm->soft.vcpu[index] = c;
     *out = vcpu;

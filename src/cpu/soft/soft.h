@@ -237,7 +237,8 @@ struct soft_vcpu {
     struct soft_lookup lookup[SOFT_LOOKUPS];
 
     struct soft_counters counters;
-    struct trace_ring *trace;     /* NULL: nobody asks what happens */
+    struct trace_ring *trace;       /* NULL: nobody asks what happens */
+    struct soft_observer *observer; /* NULL: nobody asks what code was made */
     uint32_t traced_mode;         /* TRACE_MODE_* */
     struct soft_sampler *sampler; /* NULL: nobody asks where time goes */
 };
@@ -248,12 +249,11 @@ struct soft_vm {
     unsigned vcpu_count;
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;
-    bool sample_time;
-    struct trace *trace;
     uint8_t translate_after; /* interpretations of a block before it is translated */
     size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;
     struct soft_code *code; /* which pages hold decoded code, see code.c */
+    struct cpu_tools tools;
     void *stubs;            /* vector.c: the stub buffer, shared by all vCPUs */
 };
 

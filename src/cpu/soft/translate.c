@@ -15,6 +15,7 @@
 #include "cpu/soft/translate.h"
 
 #include "cpu/soft/liveness.h"
+#include "cpu/soft/observe.h"
 #include "cpu/soft/translate_internal.h"
 #include "cpu/x86/flags.h"
 
@@ -177,6 +178,7 @@ static void op_translate(struct translation *tr, unsigned i)
     bool host = tr->flags_host, memory = tr->flags_memory, vectors = tr->vectors;
     unsigned cold = tr->cold_count;
 
+    tr->op_at[i] = tr->e.at;
     if (op_emit(tr, i)) {
         cold_back(tr, i);
         return;
@@ -317,8 +319,10 @@ static void block_emit(struct translation *tr)
     if (!soft_op_ends_block(&last->insn))
         tr_exit_direct(tr, tr_page_offset(tr, last->next), block->count - 1,
                        tr->live_after[block->count - 1]);
-    for (unsigned i = 0; i < tr->cold_count; i++)
+    for (unsigned i = 0; i < tr->cold_count; i++) {
+        tr->cold[i].at = tr->e.at;
         cold_emit(tr, &tr->cold[i]);
+    }
 }
 
 static bool room_left(const struct soft_translator *t)
@@ -327,10 +331,12 @@ static bool room_left(const struct soft_translator *t)
            t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= t->sites_max;
 }
 
-static void translation_count(const struct translation *tr)
+static void translation_note(const struct translation *tr)
 {
     struct soft_counters *counters = &tr->c->counters;
 
+    if (__builtin_expect(tr->c->observer != NULL, 0))
+        soft_observe_block(tr);
     soft_trace(tr->c, TRACE_TRANSLATE, tr->block->bytes, (uintptr_t)tr->block->code);
     soft_count(&counters->translated);
     soft_count_add(&counters->translated_guest, tr->block->bytes);
@@ -352,7 +358,7 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
         block->heat = 0;
         return false;
     }
-    translation_count(&tr);
+    translation_note(&tr);
     t->used = (size_t)(tr.e.at - t->write + 15) & ~(size_t)15;
     return true;
 }

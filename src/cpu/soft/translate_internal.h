@@ -125,6 +125,7 @@ enum cold_kind {
 /* Something out of line, emitted behind the block. */
 struct cold {
     uint8_t *place; /* rel32 that leads here */
+    uint8_t *at;    /* where it was put */
     enum cold_kind kind;
     unsigned op;            /* all but COLD_LINK and COLD_FRAMES */
     struct soft_link *link; /* COLD_LINK, COLD_GUARD, COLD_INDIRECT (may be NULL) */
@@ -148,6 +149,7 @@ struct translation {
     bool flags_host, flags_memory, vectors;
     struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
     unsigned cold_count;
+    uint8_t *op_at[SOFT_BLOCK_OPS_MAX]; /* where each operation's code begins */
 };
 
 /* Every function that emits an operation gives false where it can't: what it emitted is taken back

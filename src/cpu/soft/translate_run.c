@@ -1,8 +1,9 @@
 /*
  * Running translated code: the code cache, links between blocks, and what C does at each exit.
  *
- * Threads: a vCPU's own. The cache is one memfd mapped twice, writable at one address and
- * executable at another (W^X). Translated code and its exits: translate.c, translate_fixed.c.
+ * Threads: a vCPU's own. The cache is shared memory mapped twice, writable at one address and
+ * executable at another (W^X); anonymous, since perf finds symbols of no other mapping. Translated
+ * code and its exits: translate.c, translate_fixed.c.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu/soft/observe.h"
 #include "cpu/soft/paging.h"
 #include "cpu/soft/translate_internal.h"
 
@@ -18,19 +20,13 @@
 
 static int cache_map(struct soft_translator *t)
 {
-    int fd = memfd_create("freehold-code", MFD_CLOEXEC);
-    int result = -ENOMEM;
-
-    if (fd < 0)
+    t->write = mmap(NULL, t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (t->write == MAP_FAILED)
         return -errno;
-    if (ftruncate(fd, (off_t)t->bytes) == 0) {
-        t->write = mmap(NULL, t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        t->execute = mmap(NULL, t->bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-        if (t->write != MAP_FAILED && t->execute != MAP_FAILED)
-            result = 0;
-    }
-    close(fd);
-    return result;
+    t->execute = mremap(t->write, 0, t->bytes, MREMAP_MAYMOVE); /* the same pages once more */
+    if (t->execute == MAP_FAILED || mprotect(t->execute, t->bytes, PROT_READ | PROT_EXEC) != 0)
+        return -errno;
+    return 0;
 }
 
 /* All below the frames is unused but for leaves; a guard page ends it. Frames over the base match
@@ -172,6 +168,7 @@ void soft_translator_clear(struct soft_vcpu *c)
 
     if (!t)
         return;
+    soft_observe_clear(c);
     t->used = t->fixed_bytes;
     t->flushes++;
     t->link_count = 0;
@@ -276,9 +273,11 @@ bool soft_exit_twin(struct soft_vcpu *c)
 
     site_count(&c->counters, site);
     twin_run(c, site);
-    soft_count(&c->counters.entries);
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
-    return t->flushes == flushes && site->block->valid;
+    if (t->flushes != flushes || !site->block->valid)
+        return false;
+    soft_count(&c->counters.entries);
+    return true;
 }
 
 const uint8_t *soft_exit_op(struct soft_vcpu *c)
