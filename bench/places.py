@@ -1,0 +1,207 @@
+"""Where programs run: natively, or in a guest under Freehold or QEMU's TCG.
+
+Each place has an agent (programs/main.c) to which lines are sent, one at a time, so that a line
+can be timed from outside, too: by the clock and by the CPU time of the place's process.
+"""
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+import catalog
+
+ROOT = os.path.dirname(catalog.HERE)
+sys.path.insert(0, os.path.join(ROOT, "tests", "system"))
+
+from vm import FREEHOLD, Console, Vm  # noqa: E402
+
+KERNEL = os.path.join(catalog.CACHE, "kernel", "vmlinuz")
+INITRD = os.path.join(catalog.CACHE, "busybox", "initrd")
+LIMIT_S = 300
+ANSWER = re.compile(r"bench: (no|failed|([0-9a-f]{16}) ([0-9.]+) ([0-9.]+))\r*\n")
+
+
+@dataclass
+class Run:
+    """What one line gave: by the program's own clock, by the host's, and CPU time on the host."""
+
+    outcome: str  # a checksum, "no", "failed", or "stuck"
+    own_s: float = math.nan
+    wall_s: float = math.nan
+    cpu_s: float = math.nan
+
+
+def process_cpu_s(pid):
+    """CPU time of all of a process's threads: the clock that clock_getcpuclockid() gives."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+class Perf:
+    """`with Perf(folder, name, pid)`: perf records that process and its children meanwhile."""
+
+    def __init__(self, folder, name, pid):
+        self.command = folder and ["perf", "record", "-q", "-F", "999", "-p", str(pid), "-o",
+                                   os.path.join(folder, f"{name}.perf")]
+
+    def __enter__(self):
+        if self.command:
+            self.process = subprocess.Popen(self.command)
+            time.sleep(0.3)
+
+    def __exit__(self, *_):
+        if self.command:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+
+
+class Place:
+    """An agent and the process that it runs in; opened at the first line and after a failure."""
+
+    def __init__(self, name):
+        self.name = name
+        self.pid = None
+
+    def run(self, line, perf=(None, "")):
+        if self.pid is None:
+            self.open()
+        with Perf(perf[0], f"{perf[1]}-{self.name}", self.pid):
+            return self.measure(line)
+
+    def measure(self, line):
+        wall, cpu = time.monotonic(), process_cpu_s(self.pid)
+        try:
+            self.send(line + "\n")
+            match = self.expect(ANSWER, LIMIT_S)
+        except (AssertionError, OSError) as error:
+            print(f"bench: {self.name}: {line}: {error}", file=sys.stderr)
+            self.close()
+            return Run("stuck")
+        wall, cpu = time.monotonic() - wall, process_cpu_s(self.pid) - cpu
+        if not match.group(2):
+            return Run(match.group(1))
+        return Run(match.group(2), float(match.group(3)), wall, self.cpu_of(match, cpu))
+
+
+class Native(Place):
+    """The agent as a process of this host."""
+
+    def __init__(self, command):
+        super().__init__("native")
+        self.command = command
+
+    def open(self):
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
+        self.console = Console(self.process.stdout.fileno())
+        self.pid = self.process.pid
+        self.expect("bench: ready", LIMIT_S)
+
+    def close(self):
+        if self.pid is not None:
+            self.process.kill()
+            self.process.wait()
+            self.pid = None
+
+    def send(self, text):
+        os.write(self.process.stdin.fileno(), text.encode())
+
+    def expect(self, pattern, limit_s):
+        return self.console.expect(pattern, limit_s)
+
+    @staticmethod
+    def cpu_of(match, _):
+        """The agent knows what its child used."""
+        return float(match.group(4))
+
+
+class Guest(Place):
+    """The agent in the busybox guest of a monitor, which is a function: options to a command."""
+
+    def __init__(self, name, monitor, options):
+        super().__init__(name)
+        self.monitor = monitor
+        self.options = options
+
+    def open(self):
+        append = "console=ttyS0 quiet fh.run=/bench/start"
+        self.vm = Vm(command=self.monitor({"initrd": agent_initrd(), "append": append,
+                                           **self.options}))
+        self.pid = self.vm.process.pid
+        self.expect("bench: ready", LIMIT_S)
+
+    def close(self):
+        if self.pid is not None:
+            self.vm.__exit__()
+            self.pid = None
+
+    def send(self, text):
+        self.vm.send(text)
+
+    def expect(self, pattern, limit_s):
+        return self.vm.expect(pattern, limit_s)
+
+    @staticmethod
+    def cpu_of(_, cpu):
+        return cpu
+
+    def memory_kib(self):
+        """What the process has in memory beside the guest's: (its code cache, all the rest)."""
+        code, rest, name = 0, 0, ""
+        with open(f"/proc/{self.pid}/smaps", encoding="utf-8") as file:
+            for line in file:
+                if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                    name = line
+                elif line.startswith("Rss:") and "freehold-ram" not in name:
+                    size = int(line.split()[1])
+                    code, rest = (code + size, rest) if "freehold-code" in name else \
+                        (code, rest + size)
+        return code, rest
+
+
+def agent_initrd():
+    """The busybox guest's initrd with the agent and a script that starts it."""
+    made = os.path.join(catalog.OUT, "initrd")
+    start = os.path.join(catalog.HERE, "start")
+    sources = [INITRD, catalog.PROGRAMS, start]
+    if os.path.exists(made) and os.path.getmtime(made) > max(map(os.path.getmtime, sources)):
+        return made
+    with tempfile.TemporaryDirectory(dir=catalog.OUT) as folder:
+        os.mkdir(os.path.join(folder, "bench"))
+        subprocess.run(["cp", catalog.PROGRAMS, start, os.path.join(folder, "bench")], check=True)
+        archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=folder,
+                                 input=b"bench\nbench/programs\nbench/start\n",
+                                 capture_output=True, check=True).stdout
+        with open(os.path.join(folder, "initrd"), "wb") as file, open(INITRD, "rb") as busybox:
+            file.write(busybox.read() + archive)
+        os.rename(file.name, made)
+    return made
+
+
+def freehold(binary, engine, extra):
+    """Gives what makes a command of a guest's options (memory, cpus, initrd, append, disk, net)."""
+    def command(options):
+        disk = options.get("disk")
+        readonly = ",readonly=on" if options.get("readonly") else ""
+        return [binary, "run", "--engine", engine, "--cpu", "host", "--kernel", KERNEL,
+                "--initrd", options["initrd"], "--append", options["append"],
+                "--memory", options.get("memory", "1G"), "--cpus", options.get("cpus", "1"),
+                *(["--disk", disk + readonly] if disk else []),
+                "--net", options.get("net", "none"), *extra]
+    return command
+
+
+def qemu(options):
+    disk = options.get("disk")
+    readonly = ",readonly=on" if options.get("readonly") else ""
+    return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-display",
+            "none", "-serial", "stdio", "-kernel", KERNEL, "-initrd", options["initrd"],
+            "-append", options["append"], "-m", options.get("memory", "1G"),
+            "-smp", options.get("cpus", "1"),
+            *(["-drive", f"file={disk},format=raw,if=virtio{readonly}"] if disk else []),
+            *(["-nic", "user,model=virtio-net-pci"] if "net" in options else [])]
