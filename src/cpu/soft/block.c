@@ -62,23 +62,29 @@ bool soft_op_ends_block(const struct x86_insn *insn)
     case X86_OP_MOV_TO_SEG:
     case X86_OP_POP_SEG:
     case X86_OP_LOAD_FAR:
-    case X86_OP_POPF:
-    case X86_OP_STI:
     case X86_OP_INVLPG:
     case X86_OP_INVPCID:
-    case X86_OP_CLAC:
-    case X86_OP_STAC:
     case X86_OP_CPUID:
     case X86_OP_SERIALIZE:
     case X86_OP_LDMXCSR:
     case X86_OP_FXRSTOR:
     case X86_OP_XRSTOR:
-    case X86_OP_SWAPGS:
     case X86_OP_UD:
     case X86_OP_INVALID:
         return true;
     default:
         return false;
+    }
+}
+
+bool soft_op_twin_ends_block(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_STI:
+    case X86_OP_POPF:
+        return true;
+    default:
+        return soft_op_ends_block(insn);
     }
 }
 

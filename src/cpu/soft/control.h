@@ -9,6 +9,11 @@
 
 /* far.c */
 soft_handler soft_op_jmp_far, soft_op_call_far, soft_op_retf, soft_op_iret;
+/* Flags that IRET of `size` may change at the CPL that it is run at. */
+uint64_t soft_iret_flags(const struct soft_vcpu *c, unsigned size);
+/* After a return to an outer ring: data segments that it may not use become null (SDM vol. 3,
+ * 5.8.6). */
+void soft_segments_drop(struct soft_vcpu *c);
 
 /* interrupt.c */
 soft_handler soft_op_int, soft_op_int1, soft_op_int3, soft_op_into;

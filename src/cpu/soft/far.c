@@ -354,8 +354,7 @@ static void return_stack(struct soft_vcpu *c, struct far_return *r)
     r->ss = soft_stack_null(r->ss_selector, r->cpl);
 }
 
-/* Data segments that the outer ring may not use become null (SDM vol. 3, 5.8.6). */
-static void segments_drop(struct soft_vcpu *c)
+void soft_segments_drop(struct soft_vcpu *c)
 {
     static const uint8_t data[4] = {X86_ES, X86_DS, X86_FS, X86_GS};
 
@@ -387,7 +386,7 @@ static void return_commit(struct soft_vcpu *c, struct far_return *r, unsigned re
     }
     soft_mode_update(c);
     if (outer)
-        segments_drop(c);
+        soft_segments_drop(c);
 }
 
 static void protected_return(struct soft_vcpu *c, unsigned size, unsigned release)
@@ -420,8 +419,7 @@ void soft_op_retf(struct soft_vcpu *c, const struct soft_op *op)
 
 /* -- IRET -- */
 
-/* Flags that IRET and POPF of `size` at `cpl` (that before the return) may change. */
-static uint64_t flags_mask(const struct soft_vcpu *c, unsigned size)
+uint64_t soft_iret_flags(const struct soft_vcpu *c, unsigned size)
 {
     uint64_t mask = X86_RFLAGS_ARITH | X86_RFLAGS_TF | X86_RFLAGS_DF | X86_RFLAGS_NT;
 
@@ -434,8 +432,12 @@ static uint64_t flags_mask(const struct soft_vcpu *c, unsigned size)
     return mask;
 }
 
+/* RF has no effect while no breakpoint is armed, and every fault sets it in what its handler's IRET
+ * pops: then it is dropped, so that the next instruction need not be run alone. */
 static void flags_return(struct soft_vcpu *c, uint64_t flags, uint64_t mask)
 {
+    if (!(c->dr7 & SOFT_DR7_ENABLED))
+        flags &= ~(uint64_t)X86_RFLAGS_RF;
     soft_rflags_set(c, (soft_rflags_get(c) & ~mask & ~(uint64_t)X86_RFLAGS_RF) | (flags & mask));
     c->rf_kept = true;
 }
@@ -451,7 +453,7 @@ static void plain_iret(struct soft_vcpu *c, unsigned size)
     c->nmi_blocked = false;
     soft_stack_drop(c, 3 * size);
     plain_commit(c, selector, rip);
-    flags_return(c, flags, flags_mask(c, size));
+    flags_return(c, flags, soft_iret_flags(c, size));
 }
 
 /* SDM vol. 3, 20.2.5: to v8086 mode, from CPL 0 with VM set in the popped flags. */
@@ -495,7 +497,7 @@ static void iret_task(struct soft_vcpu *c)
 static void protected_iret(struct soft_vcpu *c, unsigned size)
 {
     struct far_return r = {.size = (uint8_t)size, .popped = 3 * size};
-    uint64_t mask = flags_mask(c, size);
+    uint64_t mask = soft_iret_flags(c, size);
     uint64_t flags;
     uint16_t selector;
 

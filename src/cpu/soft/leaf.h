@@ -22,4 +22,17 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
  * (leaf_string.c). Where it declines a part may be done and committed: the twin does the rest. */
 soft_leaf soft_leaf_string;
 
+/* -- system instructions of 64-bit code; those that set c->rip end their block -- */
+
+/* syscall.c, leaf_iret.c: all three set c->rip */
+soft_leaf soft_leaf_syscall, soft_leaf_sysret, soft_leaf_iret;
+/* leaf_system.c; those of the second line set c->rip */
+soft_leaf soft_leaf_popf, soft_leaf_smap, soft_leaf_base, soft_leaf_rdmsr;
+soft_leaf soft_leaf_mov_to_seg, soft_leaf_wrmsr;
+
+/* `size` bytes at `linear`, as the running code may read them; false: the twin must. */
+bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, unsigned size, uint64_t *value);
+/* Changes the flags in `mask`; false, and nothing changed, where TF or RF would be set. */
+bool soft_leaf_flags_set(struct soft_vcpu *c, uint64_t value, uint64_t mask);
+
 #endif

@@ -33,8 +33,6 @@
 #define CODE_BYTES     ((size_t)64 << 20)
 #define CODE_BYTES_MIN ((size_t)128 << 10)
 
-#define DR7_ENABLED    UINT64_C(0xff)
-
 struct cpu_vm {
     struct soft_vm soft;
 };
@@ -255,7 +253,8 @@ static void step_run(struct soft_vcpu *c)
         debug_trap(c, c->pending_db);
         return;
     }
-    if ((c->dr7 & DR7_ENABLED) && !(c->rflags & X86_RFLAGS_RF) && !replay && !c->shadow_debug) {
+    if ((c->dr7 & SOFT_DR7_ENABLED) && !(c->rflags & X86_RFLAGS_RF) && !replay &&
+        !c->shadow_debug) {
         bits = breakpoints_at(c);
         if (bits)
             breakpoint_fault(c, bits);

@@ -13,8 +13,6 @@
      X86_RFLAGS_RF | X86_RFLAGS_VM | X86_RFLAGS_AC | X86_RFLAGS_VIF | X86_RFLAGS_VIP |             \
      X86_RFLAGS_ID)
 
-#define DR7_ENABLED 0xffu /* L0 to G3 */
-
 /* -- addresses -- */
 
 static _Noreturn void segment_violation(struct soft_vcpu *c, unsigned segment)
@@ -182,7 +180,7 @@ void soft_mode_update(struct soft_vcpu *c)
         c->cpl = X86_SEG_DPL_OF(c->seg[X86_SS].attributes);
     c->address_mask = c->code_size == X86_CODE_64 ? UINT64_MAX : UINT32_MAX;
     c->privilege = privilege_of(c);
-    c->step = (c->rflags & (X86_RFLAGS_TF | X86_RFLAGS_RF)) != 0 || (c->dr7 & DR7_ENABLED) ||
+    c->step = (c->rflags & (X86_RFLAGS_TF | X86_RFLAGS_RF)) != 0 || (c->dr7 & SOFT_DR7_ENABLED) ||
               c->pending_db != 0;
     soft_code_mode_changed(c);
     if (__builtin_expect(c->trace != NULL, 0))

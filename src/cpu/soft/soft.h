@@ -109,8 +109,10 @@ struct soft_vector {
 _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction fits in the log");
 
 /* Why a #DB trap came, in DR6; bits 0 to 3 are the breakpoints. */
-#define SOFT_DR6_BS (UINT64_C(1) << 14) /* single step */
-#define SOFT_DR6_BT (UINT64_C(1) << 15) /* task switch */
+#define SOFT_DR6_BS      (UINT64_C(1) << 14) /* single step */
+#define SOFT_DR6_BT      (UINT64_C(1) << 15) /* task switch */
+
+#define SOFT_DR7_ENABLED UINT64_C(0xff) /* L0 to G3 */
 
 /* Bits of soft_vcpu.request: somebody wants this vCPU's attention at the next block boundary. */
 #define SOFT_REQUEST_KICK       0x01u
@@ -213,14 +215,15 @@ struct soft_vcpu {
 
     /* The translator's part (translate.c): addressed through GS by translated code. */
     struct soft_translator *translator;
-    struct soft_tlb *tlb_now; /* &tlb[privilege] */
-    struct soft_slots slots[2]; /* of the kernel's code, of the user's */
-    uint64_t slot_empty;        /* the tag of an empty one */
+    struct soft_tlb *tlb_now;        /* &tlb[privilege] */
+    struct soft_slots slots[2];      /* of the kernel's code, of the user's */
+    uint64_t slot_empty;             /* the tag of an empty one */
     uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
     uint32_t slot_what;              /* offset in it, and what soft_leaf_fill() is told */
-    uint64_t code_page;       /* linear address of the page that translated code runs on */
+    uint64_t code_page;              /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
     uint64_t branch_target; /* of a call whose push is under way */
+    uint64_t push_value;    /* of a PUSH of memory */
     uint64_t exit_value;    /* of the last exit to C: rip, link or site */
     uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
                            its link be due */

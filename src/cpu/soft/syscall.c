@@ -7,6 +7,7 @@
  * Threads: the vCPU's own. Registers are the guest's; the MSRs were checked when written.
  */
 #include "cpu/soft/control.h"
+#include "cpu/soft/leaf.h"
 
 /* Flat segments that these load without descriptors. */
 static struct x86_segment flat_segment(uint16_t selector, uint16_t attributes)
@@ -42,47 +43,76 @@ static void fast_commit(struct soft_vcpu *c, const struct x86_segment *cs,
     soft_mode_update(c);
 }
 
-static void syscall_require(struct soft_vcpu *c)
+/* SYSCALL and SYSRET can run at all. */
+static bool syscall_enabled(const struct soft_vcpu *c)
 {
-    if (c->code_size != X86_CODE_64 || !(c->efer & X86_EFER_SCE))
-        soft_raise(c, X86_UD);
+    return c->code_size == X86_CODE_64 && (c->efer & X86_EFER_SCE);
 }
 
-void soft_op_syscall(struct soft_vcpu *c, const struct soft_op *op)
+static void syscall_do(struct soft_vcpu *c, uint64_t return_rip)
 {
     uint16_t selector = (uint16_t)(c->star >> 32);
     struct x86_segment cs = flat_code(selector & 0xfffc, 0, true);
     struct x86_segment ss = flat_stack((uint16_t)((selector & 0xfffcu) + 8), 0);
     uint64_t flags = soft_rflags_get(c) & ~(uint64_t)X86_RFLAGS_RF;
 
-    (void)op;
-    syscall_require(c);
-    c->gpr[X86_RCX] = soft_rip_next(c);
+    c->gpr[X86_RCX] = return_rip;
     c->gpr[11] = flags;
     soft_rflags_set(c, flags & ~c->sfmask);
-    c->trap_dropped = (c->rflags & X86_RFLAGS_TF) == 0;
     fast_commit(c, &cs, &ss, c->lstar);
+}
+
+void soft_op_syscall(struct soft_vcpu *c, const struct soft_op *op)
+{
+    (void)op;
+    if (!syscall_enabled(c))
+        soft_raise(c, X86_UD);
+    syscall_do(c, soft_rip_next(c));
+    c->trap_dropped = (c->rflags & X86_RFLAGS_TF) == 0;
+}
+
+bool soft_leaf_syscall(struct soft_vcpu *c, const struct soft_op *op)
+{
+    if (!syscall_enabled(c))
+        return false;
+    syscall_do(c, c->block_rip + op->next);
+    return true;
+}
+
+static void sysret_do(struct soft_vcpu *c, bool wide)
+{
+    const uint64_t kept = 0x3c7fd7; /* of R11: not RF, VM and reserved bits */
+    uint16_t selector = (uint16_t)(c->star >> 48);
+    struct x86_segment cs = flat_code((uint16_t)(selector + (wide ? 16 : 0)), 3, wide);
+    struct x86_segment ss = flat_stack((uint16_t)(selector + 8), 3);
+
+    soft_rflags_set(c, c->gpr[11] & kept);
+    fast_commit(c, &cs, &ss, wide ? c->gpr[X86_RCX] : (uint32_t)c->gpr[X86_RCX]);
 }
 
 void soft_op_sysret(struct soft_vcpu *c, const struct soft_op *op)
 {
-    const uint64_t kept = 0x3c7fd7; /* of R11: not RF, VM and reserved bits */
     bool wide = op->insn.operand_size == 8;
-    uint16_t selector = (uint16_t)(c->star >> 48);
-    struct x86_segment cs = flat_code((uint16_t)(selector + (wide ? 16 : 0)), 3, wide);
-    struct x86_segment ss = flat_stack((uint16_t)(selector + 8), 3);
-    uint64_t rip = wide ? c->gpr[X86_RCX] : (uint32_t)c->gpr[X86_RCX];
 
-    syscall_require(c);
+    if (!syscall_enabled(c))
+        soft_raise(c, X86_UD);
     soft_require_cpl0(c);
-    if (wide && !soft_is_canonical(rip))
+    if (wide && !soft_is_canonical(c->gpr[X86_RCX]))
         soft_raise_code(c, X86_GP, 0);
-    soft_rflags_set(c, c->gpr[11] & kept);
     /* TF counts as it is after SYSRET: the step ends the caller's SYSCALL. */
     c->trap_dropped = true;
-    if (c->rflags & X86_RFLAGS_TF)
+    if (c->gpr[11] & X86_RFLAGS_TF)
         c->pending_db |= SOFT_DR6_BS;
-    fast_commit(c, &cs, &ss, rip);
+    sysret_do(c, wide);
+}
+
+bool soft_leaf_sysret(struct soft_vcpu *c, const struct soft_op *op)
+{
+    if (!syscall_enabled(c) || c->cpl != 0 || op->insn.operand_size != 8 ||
+        !soft_is_canonical(c->gpr[X86_RCX]) || (c->gpr[11] & X86_RFLAGS_TF))
+        return false;
+    sysret_do(c, true);
+    return true;
 }
 
 void soft_op_sysenter(struct soft_vcpu *c, const struct soft_op *op)
@@ -143,11 +173,11 @@ void soft_op_cli(struct soft_vcpu *c, const struct soft_op *op)
 
 void soft_op_sti(struct soft_vcpu *c, const struct soft_op *op)
 {
-    (void)op;
     interrupt_flag_require(c);
     if (!(c->rflags & X86_RFLAGS_IF))
         c->shadow = true;
     c->rflags |= X86_RFLAGS_IF;
+    c->op_end = op + 1;
 }
 
 static void v86_iopl_require(struct soft_vcpu *c)
@@ -183,4 +213,5 @@ void soft_op_popf(struct soft_vcpu *c, const struct soft_op *op)
     }
     value = soft_pop(c, size);
     soft_rflags_set(c, (soft_rflags_get(c) & ~mask & ~cleared) | (value & mask));
+    c->op_end = op + 1;
 }

@@ -85,7 +85,7 @@ uint32_t tr_site_new(struct translation *tr, unsigned op)
 static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory)
 {
     emit_mov_reg_imm64(&tr->e, HOST_R10, tr_site_new(tr, op));
-    if (soft_op_ends_block(&tr->block->ops[op].insn))
+    if (soft_op_twin_ends_block(&tr->block->ops[op].insn))
         tr_jump_to(tr, tr->t->fixed.exit[EXIT_OP][flags_in_memory]);
     else
         emit_patch_rel32(emit_call_rel32(&tr->e),
@@ -167,7 +167,7 @@ static bool op_emit(struct translation *tr, unsigned i)
     case X86_OP_SCAS:
         return tr_string(tr, i);
     default:
-        return tr_integer(tr, i);
+        return tr_system(tr, i) || tr_integer(tr, i);
     }
 }
 
@@ -196,7 +196,7 @@ static void cold_twin(struct translation *tr, const struct cold *cold)
 {
     exit_op(tr, cold->op, true);
     tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_SLOT ? SITE_TLB : SITE_DECLINED;
-    if (soft_op_ends_block(&tr->block->ops[cold->op].insn))
+    if (soft_op_twin_ends_block(&tr->block->ops[cold->op].insn))
         return;
     if (cold->vectors)
         emit_call_state(&tr->e, STATE(vector_ready));

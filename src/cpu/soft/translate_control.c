@@ -271,7 +271,7 @@ static bool call_is_thunk(const struct translation *tr, int32_t target)
 /* Pushes the address behind the operation, which stays in R11; R9 moves last. */
 static void return_push(struct translation *tr, unsigned i)
 {
-    const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE};
+    const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE, .stack = true};
 
     tr_flags_clobber(tr);
     emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);

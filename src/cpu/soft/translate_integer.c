@@ -208,14 +208,37 @@ static bool plain_emit(struct translation *tr, unsigned i)
 
 /* -- the stack, LEA -- */
 
+/* PUSH of what lies in memory, by way of the vCPU: the check of the stack needs both scratch
+ * registers. */
+static bool push_memory_emit(struct translation *tr, unsigned i)
+{
+    const struct check from = {.op = i, .size = 8, .access = SOFT_READ};
+    const struct check to = {.op = i, .size = 8, .access = SOFT_WRITE, .stack = true};
+
+    tr_flags_clobber(tr);
+    if (!tr_address(tr, &tr->block->ops[i]))
+        return false;
+    tr_check(tr, &from);
+    emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
+    emit_mov_state_reg(&tr->e, STATE(push_value), HOST_R10);
+    emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
+    tr_check(tr, &to);
+    emit_mov_reg_state(&tr->e, HOST_R11, STATE(push_value));
+    emit_store(&tr->e, HOST_R11, HOST_R10, 0, 8);
+    emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, -8);
+    return true;
+}
+
 static bool push_emit(struct translation *tr, unsigned i)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
     const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE};
     enum host_register source = HOST_R11;
 
-    if (insn->operand_size != 8 || insn->memory)
+    if (insn->operand_size != 8)
         return false;
+    if (insn->memory)
+        return push_memory_emit(tr, i);
     tr_flags_clobber(tr);
     emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
     tr_check(tr, &check);
@@ -235,15 +258,16 @@ static bool pop_emit(struct translation *tr, unsigned i)
     const struct x86_insn *insn = &tr->block->ops[i].insn;
     const struct check check = {.op = i, .size = 8, .access = SOFT_READ};
 
-    if (insn->operand_size != 8 || insn->memory || insn->rm == X86_RSP)
+    if (insn->operand_size != 8 || insn->memory)
         return false;
     tr_flags_clobber(tr);
     emit_mov_reg_reg(&tr->e, HOST_R10, HOST_R9);
     tr_check(tr, &check);
-    emit_load(&tr->e, tr_is_displaced(insn->rm) ? HOST_R11 : insn->rm, HOST_R10, 0, 8);
+    emit_load(&tr->e, tr_is_displaced(insn->rm) ? HOST_R11 : tr_host_of(insn->rm), HOST_R10, 0, 8);
     if (tr_is_displaced(insn->rm))
         emit_mov_state_reg(&tr->e, GPR(insn->rm), HOST_R11);
-    emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, 8);
+    if (insn->rm != X86_RSP)
+        emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, 8);
     return true;
 }
 

@@ -204,6 +204,7 @@ struct check {
     unsigned op;
     unsigned size;
     unsigned align; /* 0 or a power of two */
+    bool stack;     /* what is pushed, of an operation whose operand is in memory */
     enum soft_access access;
 };
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
@@ -217,6 +218,9 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
 bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
 bool tr_string(struct translation *tr, unsigned i);  /* translate_string.c */
 bool tr_vector(struct translation *tr, unsigned i);  /* translate_vector.c */
+
+/* System instructions (translate_system.c); where it gives false nothing was emitted. */
+bool tr_system(struct translation *tr, unsigned i);
 
 /* -- control flow (translate_control.c) -- */
 

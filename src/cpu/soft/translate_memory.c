@@ -58,12 +58,13 @@ static struct cold *miss_add(struct translation *tr, uint8_t *place, const struc
 }
 
 /* Which slot an operation's memory operand, or its push or pop, goes through. */
-static unsigned slot_of(const struct translation *tr, const struct soft_op *op)
+static unsigned slot_of(const struct translation *tr, const struct check *check)
 {
+    const struct soft_op *op = &tr->block->ops[check->op];
     const struct x86_insn *insn = &op->insn;
     uint64_t page = (uint64_t)insn->displacement >> 12;
 
-    if (!insn->memory)
+    if (!insn->memory || check->stack)
         return X86_RSP;
     if (insn->base < 16)
         return insn->base;
@@ -79,7 +80,7 @@ void tr_check(struct translation *tr, const struct check *check)
 {
     struct emit *e = &tr->e;
     unsigned user = tr->block->mode & SOFT_MODE_USER ? 1 : 0;
-    unsigned slot = slot_of(tr, &tr->block->ops[check->op]);
+    unsigned slot = slot_of(tr, check);
     int32_t tag = STATE(slots[0].tag[0][0]) + (int32_t)(user * sizeof(struct soft_slots) +
                                                         8 * (check->access * SOFT_SLOTS + slot));
     struct cold *cold;
