@@ -131,7 +131,7 @@ int tools_open(struct tools *tools, const struct tools_options *options, unsigne
     int rc = 0;
 
     tools->options = options;
-    tools->cpu.sample_time = options->stats != NULL;
+    tools->cpu.measure = options->stats != NULL;
     tools->cpu.dump_at = options->dump_at;
     tools->cpu.dump_at_count = options->dump_at_count;
     trace.vcpus = vcpus;

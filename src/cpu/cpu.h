@@ -70,7 +70,7 @@ struct symbols; /* base/symbols.h */
 
 /* What an engineer wants to see, beyond the counters; all of it lives as long as the VM. */
 struct cpu_tools {
-    bool sample_time;              /* the counters say where time goes, too */
+    bool measure;                  /* count what costs something, too: see counters.h */
     struct trace *trace;           /* with a ring for each vCPU; NULL: nobody asks */
     FILE *perf_map;                /* gets perf's map of generated code at the end; may be NULL */
     FILE *dump;                    /* gets each block's guest and host code; may be NULL */

@@ -47,6 +47,8 @@ def check_counters(counters):
     assert sum(exits.values()) == counters["translated"]["entries"]
     assert sum(counters["twin"].values()) == exits["twin"]
     assert sum(counters.get("declined", {}).values()) == exits.get("declined", 0)
+    assert exits["lookup"] < counters["translated"]["lookups"]
+    assert counters["translated"]["entries"] < counters["translated"]["blocks"]
     translation = counters["translation"]
     assert 1000 < translation["blocks"] <= translation["guest_bytes"]
     assert translation["guest_bytes"] < translation["host_bytes"]

@@ -1,9 +1,11 @@
 /*
  * What a vCPU of the soft engine counts, and what it is doing now. Only inside src/cpu/soft/.
  *
- * Only slow paths count: translated code that stays in translated code costs nothing. The vCPU's
- * thread is the only one that writes (but for `time_ns`, the sampler's), any may read: relaxed
- * atomics without a locked instruction.
+ * Only slow paths count: translated code that stays in translated code costs nothing, unless the
+ * VM's tools `measure`; then it also counts the blocks it runs, the lookups of indirect targets and
+ * the accesses whose page was in no slot, and time is sampled. The vCPU's thread is the only one
+ * that writes (but for `time_ns`, the sampler's), any may read: relaxed atomics without a locked
+ * instruction.
  */
 #ifndef FREEHOLD_CPU_SOFT_COUNTERS_H
 #define FREEHOLD_CPU_SOFT_COUNTERS_H
@@ -46,6 +48,9 @@ enum soft_activity {
     X(code_pages, "cache", "pages_marked")                                                         \
     X(interpreted, "interpreter", "blocks")                                                        \
     X(steps, "interpreter", "steps")                                                               \
+    X(blocks_run, "translated", "blocks")                                                          \
+    X(lookups, "translated", "lookups")                                                            \
+    X(slot_misses, "translated", "slot_misses")                                                    \
     X(entries, "translated", "entries")                                                            \
     X(exit_twin, "exit", "twin")                                                                   \
     X(exit_declined, "exit", "declined")                                                           \

@@ -545,7 +545,7 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
                          "this host allows vCPU %u no code cache (memfd, executable mappings)",
                          index);
     }
-    if (vm->soft.tools.sample_time && soft_sampler_new(&c->counters, &c->sampler) != 0) {
+    if (vm->soft.tools.measure && soft_sampler_new(&c->counters, &c->sampler) != 0) {
         soft_vcpu_free(vcpu);
         return error_set(err, -EAGAIN, "this host allows vCPU %u no thread that samples it", index);
     }

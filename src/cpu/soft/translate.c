@@ -35,6 +35,15 @@ void tr_guest_to(struct translation *tr, uint8_t host, unsigned guest)
         emit_mov_reg_reg(&tr->e, host, tr_host_of(guest));
 }
 
+void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter)
+{
+    if (!c->vm->tools.measure)
+        return;
+    emit_mov_reg_state(e, HOST_R11, counter);
+    emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, 1); /* no flag is touched */
+    emit_mov_state_reg(e, counter, HOST_R11);
+}
+
 /* -- flags -- */
 
 void tr_flags_save(struct translation *tr)
@@ -314,6 +323,7 @@ static void block_emit(struct translation *tr)
 
     live = soft_liveness_precise(block->ops, block->count, live_out(tr), tr->live_after);
     entries_emit(tr, live);
+    tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));
     for (unsigned i = 0; i < block->count; i++)
         op_translate(tr, i);
     if (!soft_op_ends_block(&last->insn))

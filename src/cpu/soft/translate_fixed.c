@@ -279,6 +279,7 @@ static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access acce
 
     RAW(e, 0x65, 0x4d, 0x33, 0x13); /* XOR R10, [GS:R11]: linear */
     emit_mov_state_reg(e, STATE(saved_slot), HOST_R11);
+    tr_measure(c, e, STATE(counters.slot_misses));
     again = e->at;
     emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
     emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
@@ -348,6 +349,7 @@ static void lookup_emit(struct soft_translator *t, struct emit *e, bool in_memor
     uint8_t *quiet;
 
     t->fixed.lookup[in_memory] = to_execute(t, e->at);
+    tr_measure(t->vcpu, e, STATE(counters.lookups));
     emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
     emit_mov_reg_state32(e, HOST_RCX, STATE(request));
     quiet = emit_jrcxz_rel8(e);

@@ -180,6 +180,8 @@ static inline int32_t tr_page_offset(const struct translation *tr, unsigned with
 }
 
 void tr_jump_to(struct translation *tr, const uint8_t *execute);
+/* Adds 1 to a counter at this displacement from GS, if the VM's tools measure. Destroys R11. */
+void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter);
 void tr_guest_to(struct translation *tr, uint8_t host, unsigned guest);
 /* Guest flags to memory too; to the host's too; to memory only, since the host's will be spoilt. */
 void tr_flags_save(struct translation *tr);
