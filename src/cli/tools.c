@@ -130,7 +130,6 @@ int tools_open(struct tools *tools, const struct tools_options *options, unsigne
     struct trace_config trace = options->trace;
     int rc = 0;
 
-    tools->options = options;
     tools->cpu.measure = options->stats != NULL;
     tools->cpu.dump_at = options->dump_at;
     tools->cpu.dump_at_count = options->dump_at_count;

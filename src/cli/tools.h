@@ -34,7 +34,6 @@ struct tools {
     struct cpu_tools cpu; /* what the VM is given */
     FILE *stats;
     struct symbols *symbols;
-    const struct tools_options *options;
 };
 
 /* Opens every file. tools_close() in any case, after the VM is freed. */

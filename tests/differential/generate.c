@@ -71,7 +71,7 @@ static void generate_pointer(struct generator *g)
     }
     put(g, 0x48 | (reg > 7 ? 5 : 0), 1); /* LEA reg, [reg + disp8] */
     put(g, 0x8d, 1);
-    put(g, 0x40 | (reg & 7) << 3 | (reg & 7), 1);
+    put(g, 0x40 | (reg & 7u) << 3 | (reg & 7u), 1);
     if ((reg & 7) == RSP)
         put(g, 0x24, 1);
     put(g, below(g, 16) - 8, 1);
@@ -134,7 +134,7 @@ static void cell_op(struct generator *g, uint8_t opcode, uint8_t reg, uint64_t c
 {
     put(g, 0x48, 1);
     put(g, opcode, 1);
-    put(g, reg << 3 | 4, 1);
+    put(g, (unsigned)reg << 3 | 4, 1);
     put(g, 0x25, 1);
     put(g, cell, 4);
     g->count++;
