@@ -394,16 +394,17 @@ static const struct option run_table[] = {
     {"testdev", NULL, "offer the test device pc-testdev: interrupt lines, I/O and MMIO to try",
      set_testdev},
     {"trace", "FILE[,KEY=VALUE...]",
-     "keep the last events of each vCPU in this file, for \"freehold trace FILE\".\n"
-     "size=N events (default 65536), events=fault:interrupt:cr3... (default all)",
+     "keep each vCPU's last events in this file, for freehold trace FILE;\n"
+     "size=N events (default 65536), events=fault:cr3... (default all)",
      set_trace},
-    {"perf-map", NULL, "at the end, write /tmp/perf-PID.map, from which perf(1) names guest code",
+    {"perf-map", NULL,
+     "at the end, write /tmp/perf-PID.map, in which perf(1) finds names\nfor guest code",
      set_perf_map},
     {"guest-symbols", "FILE", "names for guest code: its System.map, or its /proc/kallsyms",
      set_guest_symbols},
     {"dump-blocks", "FILE[,at=ADDRESS:...]",
-     "write translated blocks, guest and host code, to this file\n"
-     "(of these addresses; default all), for scripts/show-blocks FILE",
+     "write translated blocks (of these addresses; default all), guest and\n"
+     "host code, to this file, for scripts/show-blocks FILE",
      set_dump_blocks},
     {"json", NULL, "report on standard error in JSON, one object a line", set_json},
     {"verbose", NULL, "log more", set_verbose},
