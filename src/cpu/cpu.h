@@ -85,6 +85,7 @@ struct cpu_config {
     unsigned vcpu_count;
     bool interpret_only;           /* soft: never translate (tests, lockstep) */
     bool translate_at_once;        /* soft: translate even what runs once (tests) */
+    bool lockstep_blocks;          /* lockstep: compare behind each block */
     uint32_t code_bytes;           /* soft: room for translated code, 0: plenty (tests) */
     const struct cpu_tools *tools; /* NULL: none */
 };

@@ -26,6 +26,7 @@ struct mem {
     uint64_t *code[MEM_SLOTS_MAX];       /* a bit per page: holds cached code */
     uint64_t ram_bytes;
     struct mem_code_watch watch;
+    struct mem_gate gate;
 };
 
 /* ---- construction ---- */
@@ -321,6 +322,7 @@ int mem_write(struct mem *mem, uint64_t gpa, const void *from, size_t length)
 
     if (range_check(mem, gpa, length, true) < 0)
         return -EFAULT;
+    mem_change_begin(mem);
     while (length > 0) {
         size_t part = part_find(mem, gpa, length, true, &slot);
 
@@ -330,6 +332,7 @@ int mem_write(struct mem *mem, uint64_t gpa, const void *from, size_t length)
         gpa += part;
         length -= part;
     }
+    mem_change_end(mem);
     return 0;
 }
 
@@ -339,6 +342,7 @@ int mem_fill(struct mem *mem, uint64_t gpa, uint8_t value, size_t length)
 
     if (range_check(mem, gpa, length, true) < 0)
         return -EFAULT;
+    mem_change_begin(mem);
     while (length > 0) {
         size_t part = part_find(mem, gpa, length, true, &slot);
 
@@ -347,6 +351,7 @@ int mem_fill(struct mem *mem, uint64_t gpa, uint8_t value, size_t length)
         gpa += part;
         length -= part;
     }
+    mem_change_end(mem);
     return 0;
 }
 
@@ -357,6 +362,25 @@ void *mem_span(struct mem *mem, uint64_t gpa, uint64_t length)
     if (!slot || slot->kind != MEM_RAM || !range_fits(gpa - slot->gpa, length, slot->size))
         return NULL;
     return slot->host + (gpa - slot->gpa);
+}
+
+/* ---- gate ---- */
+
+void mem_gate_set(struct mem *mem, const struct mem_gate *gate)
+{
+    mem->gate = gate ? *gate : (struct mem_gate){0};
+}
+
+void mem_change_begin(struct mem *mem)
+{
+    if (mem->gate.begin)
+        mem->gate.begin(mem->gate.opaque);
+}
+
+void mem_change_end(struct mem *mem)
+{
+    if (mem->gate.end)
+        mem->gate.end(mem->gate.opaque);
 }
 
 /* ---- code watch ---- */
@@ -416,6 +440,8 @@ void mem_written(struct mem *mem, uint64_t gpa, uint64_t length)
 {
     uint64_t end;
 
+    if (mem->gate.changed)
+        mem->gate.changed(mem->gate.opaque, gpa, length);
     if (!mem->watch.written || length == 0 || !checked_add(gpa, length, &end))
         return;
     for (uint64_t at = gpa; at < end;) {

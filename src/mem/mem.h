@@ -61,6 +61,22 @@ void *mem_span(struct mem *mem, uint64_t gpa, uint64_t length);
 void mem_written(struct mem *mem, uint64_t gpa, uint64_t length);
 
 /*
+ * Gate: an engine that must know at which instruction devices change guest memory lets them do so
+ * only while its vCPUs stand still. All changes that a guest may be waiting for lie between
+ * mem_change_begin() and mem_change_end() (those of mem_write and mem_fill do by themselves), which
+ * may be nested; `changed` is told of every change with mem_written(), inside or outside.
+ */
+struct mem_gate {
+    void (*begin)(void *opaque);
+    void (*end)(void *opaque);
+    void (*changed)(void *opaque, uint64_t gpa, uint64_t length);
+    void *opaque;
+};
+void mem_gate_set(struct mem *mem, const struct mem_gate *gate); /* NULL: none */
+void mem_change_begin(struct mem *mem);
+void mem_change_end(struct mem *mem);
+
+/*
  * Code watch: an engine that caches decoded or translated code marks its pages; a device's write
  * to a marked page (through mem_write, mem_fill or mem_written) calls `written` before the write's
  * completion can be announced. The engine does the same for its own vCPUs' stores by itself.

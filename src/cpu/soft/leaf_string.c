@@ -161,7 +161,8 @@ bool soft_leaf_string(struct soft_vcpu *c, const struct soft_op *op)
     const struct x86_insn *insn = &op->insn;
     struct part part;
 
-    if (c->io_done != 0) /* an access of this iteration is answered by the log */
+    /* An access of this iteration is answered by the log; each store is to be noted. */
+    if (c->io_done != 0 || c->trail)
         return false;
     if (repeats(insn) && c->gpr[X86_RCX] == 0)
         return true;

@@ -30,6 +30,15 @@ static inline void *tlb_find(const struct soft_vcpu *c, uint64_t linear, unsigne
     return NULL;
 }
 
+static inline void *tlb_find_store(struct soft_vcpu *c, uint64_t linear, unsigned size)
+{
+    void *host = tlb_find(c, linear, size, SOFT_WRITE);
+
+    if (host && __builtin_expect(c->trail != NULL, 0))
+        soft_trail_store(c, host, size);
+    return host;
+}
+
 /* A part of an access that lies in one page. */
 struct part {
     struct soft_target target;
@@ -155,6 +164,8 @@ static bool part_is_ram(const struct part *part)
 
 static void part_store(const struct span *s, const struct part *part, const uint8_t *bytes)
 {
+    if (__builtin_expect(s->c->trail != NULL, 0))
+        soft_trail_store(s->c, part->target.host, part->length);
     /* Asked now, not when the span was prepared: the other part may have waited for the lock. */
     if (mem_code_marked(s->c->vm->mem, part->target.gpa)) {
         soft_code_write_begin(s->c, part->target.gpa, part->length);
@@ -243,7 +254,7 @@ static __attribute__((noinline)) void store_slow(struct soft_vcpu *c, uint64_t l
     }                                                                                              \
     void soft_store##bits(struct soft_vcpu *c, uint64_t linear, uint##bits##_t value)              \
     {                                                                                              \
-        volatile guest_u##bits *host = tlb_find(c, linear, bits / 8, SOFT_WRITE);                  \
+        volatile guest_u##bits *host = tlb_find_store(c, linear, bits / 8);                        \
                                                                                                    \
         if (host)                                                                                  \
             *host = value;                                                                         \
@@ -300,7 +311,7 @@ void soft_load_bytes(struct soft_vcpu *c, uint64_t linear, void *to, unsigned le
 
 void soft_store_bytes(struct soft_vcpu *c, uint64_t linear, const void *from, unsigned length)
 {
-    void *host = tlb_find(c, linear, length, SOFT_WRITE);
+    void *host = tlb_find_store(c, linear, length);
 
     if (host) {
         memcpy(host, from, length);
@@ -432,6 +443,8 @@ static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t li
     span_prepare(&s);
     if (s.parts == 2 || !part_is_ram(&s.part[0]))
         return rmw_copy(&s);
+    if (__builtin_expect(c->trail != NULL, 0))
+        soft_trail_store(c, s.part[0].target.host, size);
     if (mem_code_marked(c->vm->mem, s.part[0].target.gpa)) {
         soft_code_write_begin(c, s.part[0].target.gpa, size);
         c->rmw_locked = true;
@@ -441,7 +454,7 @@ static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t li
 
 void *soft_rmw_begin(struct soft_vcpu *c, uint64_t linear, unsigned size)
 {
-    void *host = tlb_find(c, linear, size, SOFT_WRITE);
+    void *host = tlb_find_store(c, linear, size);
 
     c->rmw_buffered = false;
     return host ? host : rmw_slow(c, linear, size);

@@ -18,6 +18,7 @@
 #include "cpu/soft/code.h"
 #include "cpu/soft/observe.h"
 #include "cpu/soft/paging.h"
+#include "cpu/soft/record.h"
 #include "cpu/soft/sample.h"
 #include "cpu/soft/soft.h"
 #include "cpu/soft/soft_engine.h"
@@ -33,13 +34,6 @@
 #define CODE_BYTES     ((size_t)64 << 20)
 #define CODE_BYTES_MIN ((size_t)128 << 10)
 
-struct cpu_vm {
-    struct soft_vm soft;
-};
-
-struct vcpu {
-    struct soft_vcpu soft;
-};
 
 /* -- leaving an instruction -- */
 
@@ -78,6 +72,8 @@ _Noreturn void soft_exit(struct soft_vcpu *c)
 
 uint64_t soft_io(struct soft_vcpu *c, const struct cpu_exit *request)
 {
+    if (__builtin_expect(c->record != NULL, 0) && soft_record_replays(c->record))
+        return soft_record_replay(c, request);
     if (c->io_next < c->io_done)
         return c->io_log[c->io_next++];
     if (c->io_done == SOFT_IO_LOG)
@@ -108,6 +104,8 @@ static void io_complete(struct soft_vcpu *c)
     }
     c->io_log[c->io_done++] = value;
     c->io_next = 0;
+    if (c->record)
+        soft_record_exit(c->record, exit);
 }
 
 /* -- events -- */
@@ -141,12 +139,21 @@ static void event_start(struct soft_vcpu *c, const struct soft_event *event)
     c->halted = false;
     soft_event_deliver(c, event);
     c->delivering = false;
+    c->fuel--;
+}
+
+/* Takes the completed operations of a run that was left in the middle off the fuel. */
+static void ops_settle(struct soft_vcpu *c)
+{
+    c->fuel -= c->op - c->op_first;
+    c->op_first = c->op;
 }
 
 static void op_idle(struct soft_vcpu *c)
 {
     c->block_rip = c->rip;
     c->op = &c->idle_op;
+    c->op_first = c->op;
 }
 
 /* A fault was raised, in an instruction or while an event was delivered. */
@@ -161,6 +168,8 @@ static void fault_take(struct soft_vcpu *c)
     soft_count(&c->counters.fault[c->fault_vector & 31]);
     soft_trace(c, TRACE_FAULT, c->fault_vector | c->fault_code << 8, c->cr2);
     soft_io_commit(c);
+    ops_settle(c);
+    c->partial = false;
     c->pending_db = 0;
     c->rmw_buffered = false;
     if (c->delivering) {
@@ -228,12 +237,16 @@ static inline void block_run(struct soft_vcpu *c, const struct soft_block *block
     soft_activity_set(&c->counters, SOFT_IN_INTERPRETER);
     c->block_rip = c->rip;
     c->op_end = op + count;
+    c->op_first = op;
+    c->partial = false;
     do {
         c->op = op;
         op->run(c, op);
         op++;
     } while (op < c->op_end);
+    c->fuel -= op - c->op_first;
     op--;
+    c->op_first = op;
     if (!op->sets_rip) {
         uint64_t rip = c->block_rip + op->next;
 
@@ -289,6 +302,9 @@ static void requests_serve(struct soft_vcpu *c)
         soft_exclusive_yield(c);
     if (request & (SOFT_REQUEST_INVALIDATE | SOFT_REQUEST_TLB | SOFT_REQUEST_CLEAR))
         soft_code_serve(c, request);
+    /* Where fuel is counted, events come between whole instructions, and after its end. */
+    if (c->counted && (c->partial || c->fuel <= 0))
+        return;
     if (request & SOFT_REQUEST_KICK) {
         atomic_fetch_and(&c->request, ~SOFT_REQUEST_KICK);
         c->exit->kind = CPU_EXIT_KICKED;
@@ -322,6 +338,33 @@ static void halted_check(struct soft_vcpu *c)
     soft_exit(c);
 }
 
+/* A turn of the run loop where fuel is counted: at most as many operations as there is fuel for. */
+static void counted_run(struct soft_vcpu *c)
+{
+    if (c->fuel <= 0) {
+        c->exit->kind = CPU_EXIT_PAUSE;
+        soft_exit(c);
+    }
+    if (c->step || c->shadow) {
+        step_run(c);
+        return;
+    }
+    op_idle(c);
+    struct soft_block *block = soft_code_find(c);
+    if (c->trail)
+        c->trail->block[c->trail->blocks++ % SOFT_TRAIL_BLOCKS] = c->rip;
+    if (c->by_block && block->count < c->fuel) {
+        c->fuel_cut += c->fuel - block->count;
+        c->fuel = block->count;
+    }
+    if (block->count > c->fuel)
+        block_run(c, block, (unsigned)c->fuel);
+    else if (soft_translate_block(c, block))
+        soft_translated_run(c, block);
+    else
+        block_run(c, block, block->count);
+}
+
 static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
 {
     if (c->io_waiting) {
@@ -336,8 +379,11 @@ static _Noreturn __attribute__((noinline)) void run_loop(struct soft_vcpu *c)
             requests_serve(c);
         if (__builtin_expect(c->halted, 0))
             halted_check(c);
-        if (__builtin_expect(c->step | c->shadow, 0)) {
-            step_run(c);
+        if (__builtin_expect(c->step | c->shadow | c->counted, 0)) {
+            if (c->counted)
+                counted_run(c);
+            else
+                step_run(c);
             continue;
         }
         op_idle(c);
@@ -357,8 +403,10 @@ static __attribute__((noinline)) void run_guarded(struct soft_vcpu *c)
         if (c->exclusive)
             soft_exclusive_end(c);
         c->stepping = false;
-        if (c->jump_reason == SOFT_JUMP_EXIT)
+        if (c->jump_reason == SOFT_JUMP_EXIT) {
+            ops_settle(c);
             return;
+        }
         fault_take(c);
     }
     run_loop(c);
@@ -528,6 +576,7 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
     c = &vcpu->soft;
     c->index = index;
     c->vm = &vm->soft;
+    c->counted = vm->soft.counted;
     if (vm->soft.tools.trace)
         c->trace = trace_ring_get(vm->soft.tools.trace, index);
     c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);

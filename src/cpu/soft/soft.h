@@ -141,6 +141,7 @@ struct soft_vcpu {
 
     const struct soft_op *op;     /* running */
     const struct soft_op *op_end; /* of the running block; lowered to stop it early */
+    const struct soft_op *op_first; /* those from here to `op` are not taken off `fuel` yet */
     uint64_t block_rip;           /* rip of the running block's first byte */
     _Atomic uint32_t request;
 
@@ -211,6 +212,15 @@ struct soft_vcpu {
     bool trap_dropped;   /* the running instruction (INT n, SYSCALL) takes no single-step trap */
     bool inject_waiting; /* vcpu_inject() was called */
     uint8_t inject_vector;
+    bool counted; /* run() ends with CPU_EXIT_PAUSE when no fuel is left, and never else so */
+    bool partial; /* the last operation, a REP, is not complete: it was not counted */
+    /* How many operations may still be completed and events delivered. Kept by all, right at each
+     * block boundary; translated code takes its part only where `counted`. */
+    int64_t fuel;
+    int64_t fuel_cut; /* by_block: taken away so that the run ends behind the block */
+    bool by_block;    /* counted, and a run ends behind each block */
+    struct soft_trail *trail; /* NULL: nobody asks which blocks ran and where they stored */
+    struct soft_record *record; /* NULL: nobody records what comes from outside, see record.h */
     struct soft_op idle_op; /* what c->op points to between blocks */
 
     /* The translator's part (translate.c): addressed through GS by translated code. */
@@ -246,12 +256,29 @@ struct soft_vcpu {
     struct soft_sampler *sampler; /* NULL: nobody asks where time goes */
 };
 
+/* What a counted vCPU that is only interpreted did since its owner looked last. */
+#define SOFT_TRAIL_BLOCKS 64
+struct soft_store {
+    const uint8_t *host; /* in the vCPU's guest memory */
+    uint32_t length;
+    uint32_t old; /* where in `bytes` what was there before begins */
+};
+struct soft_trail {
+    uint64_t block[SOFT_TRAIL_BLOCKS]; /* addresses, the latest at (blocks - 1) % their number */
+    uint64_t blocks;
+    struct soft_store *stores;
+    uint8_t *bytes;
+    size_t store_count, store_capacity, byte_count, byte_capacity;
+    bool overflow; /* no memory: some stores are missing */
+};
+
 struct soft_vm {
     struct mem *mem;
     const struct x86_cpuid *cpuid;
     unsigned vcpu_count;
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;
+    bool counted; /* its vCPUs are */
     uint8_t translate_after; /* interpretations of a block before it is translated */
     size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;
@@ -340,6 +367,9 @@ void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned l
  * ones too, may work; soft_rmw_end() completes it. No fault may be raised between the two. */
 void *soft_rmw_begin(struct soft_vcpu *c, uint64_t linear, unsigned size);
 void soft_rmw_end(struct soft_vcpu *c);
+
+/* With a trail: notes that guest memory at `host` is about to change. */
+void soft_trail_store(struct soft_vcpu *c, const void *host, unsigned length);
 
 /* Host pointer to one byte and the rest of its page, for runs of accesses; NULL: take them one by
  * one (memory-mapped I/O, decoded code, watched). May fault as an access would. */

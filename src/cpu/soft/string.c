@@ -232,6 +232,8 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
         if (count > 0 && should_return(c, i)) {
             c->rip = soft_rip_current(c);
             c->rf_kept = true; /* the instruction is not complete */
+            c->partial = true;
+            c->fuel++;
             c->arith = c->string_arith;
             return;
         }

@@ -9,6 +9,7 @@
 #include <x86intrin.h>
 
 #include "cpu/soft/paging.h"
+#include "cpu/soft/record.h"
 #include "cpu/soft/soft.h"
 
 #define PAUSES_BEFORE_EXIT 64
@@ -325,9 +326,9 @@ static uint64_t *msr_plain(struct soft_vcpu *c, uint32_t index)
     }
 }
 
-static uint64_t guest_tsc(const struct soft_vcpu *c)
+static uint64_t guest_tsc(struct soft_vcpu *c)
 {
-    return __rdtsc() + c->tsc_offset;
+    return soft_input(c, SOFT_INPUT_TSC, __rdtsc() + c->tsc_offset);
 }
 
 static uint64_t msr_external(struct soft_vcpu *c, uint32_t index, bool write, uint64_t value)
@@ -450,7 +451,7 @@ static void wrmsr(struct soft_vcpu *c, const struct soft_op *op)
     } else if (index == X86_MSR_TSC) {
         uint64_t before = c->tsc_offset;
 
-        c->tsc_offset = value - __rdtsc();
+        c->tsc_offset = value - soft_input(c, SOFT_INPUT_TSC, __rdtsc());
         c->tsc_adjust += c->tsc_offset - before;
     } else if (index == X86_MSR_TSC_ADJUST) {
         c->tsc_offset += value - c->tsc_adjust;
@@ -527,7 +528,8 @@ static void rdrand(struct soft_vcpu *c, const struct soft_op *op)
     bool ok;
 
     soft_require_feature(c, seed ? X86_FEATURE_RDSEED : X86_FEATURE_RDRAND);
-    ok = random_draw(seed, &value);
+    ok = soft_input(c, SOFT_INPUT_RANDOM_OK, random_draw(seed, &value));
+    value = soft_input(c, SOFT_INPUT_RANDOM, value);
     if (!ok)
         value = 0;
     c->arith = ok ? 0x0100 : 0; /* CF says whether it worked, the rest is 0 */
@@ -676,7 +678,7 @@ static void pause_hint(struct soft_vcpu *c, const struct soft_op *op)
 {
     (void)op;
     c->rip = soft_rip_next(c);
-    if (++c->pauses < PAUSES_BEFORE_EXIT || c->stepping)
+    if (++c->pauses < PAUSES_BEFORE_EXIT || c->stepping || c->counted)
         return;
     c->pauses = 0;
     c->exit->kind = CPU_EXIT_PAUSE;

@@ -225,6 +225,40 @@ static void cold_slot(struct translation *tr, const struct cold *cold)
     cold_twin(tr, cold);
 }
 
+/* Takes the block off the fuel, or leaves before it if there is not enough: R11 alone is free here,
+ * and the flags stay as they are. */
+static void fuel_emit(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+    const int32_t count = tr->block->count;
+    struct cold *cold;
+    uint8_t *enough;
+
+    emit_mov_reg_state(e, HOST_R11, STATE(fuel));
+    emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, -count);
+    emit_mov_state_reg(e, STATE(fuel), HOST_R11);
+    emit_mov_reg_reg(e, HOST_R11, HOST_RCX);
+    emit_mov_reg_state32(e, HOST_RCX, STATE(fuel) + 4);
+    enough = emit_jrcxz_rel8(e);
+    emit_mov_reg_reg(e, HOST_RCX, HOST_R11);
+    cold = tr_cold_add(tr, emit_jmp_rel32(e), COLD_FUEL);
+    cold->flags_in_memory = tr->flags_memory;
+    emit_patch_rel8(enough, e->at);
+    emit_mov_reg_reg(e, HOST_RCX, HOST_R11);
+}
+
+/* Not enough fuel for the block: as if it had not been entered. */
+static void cold_fuel(struct translation *tr, const struct cold *cold)
+{
+    struct emit *e = &tr->e;
+
+    emit_mov_reg_state(e, HOST_R11, STATE(fuel));
+    emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, tr->block->count);
+    emit_mov_state_reg(e, STATE(fuel), HOST_R11);
+    tr_rip(tr, tr_page_offset(tr, 0));
+    tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][cold->flags_in_memory]);
+}
+
 static void cold_emit(struct translation *tr, const struct cold *cold)
 {
     emit_patch_rel32(cold->place, tr->e.at);
@@ -234,6 +268,9 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         break;
     case COLD_SLOT:
         cold_slot(tr, cold);
+        break;
+    case COLD_FUEL:
+        cold_fuel(tr, cold);
         break;
     default:
         tr_branch_cold(tr, cold);
@@ -323,6 +360,8 @@ static void block_emit(struct translation *tr)
 
     live = soft_liveness_precise(block->ops, block->count, live_out(tr), tr->live_after);
     entries_emit(tr, live);
+    if (tr->c->counted)
+        fuel_emit(tr);
     tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));
     for (unsigned i = 0; i < block->count; i++)
         op_translate(tr, i);

@@ -114,6 +114,7 @@ _Static_assert(sizeof(struct soft_lookup) == 32, "translated code shifts by 5");
 enum cold_kind {
     COLD_OP,   /* the interpreted twin of an operation */
     COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
+    COLD_FUEL, /* see fuel_emit() */
     COLD_LINK,
     COLD_POLL,
     COLD_FRAMES,  /* too many on the return stack: begin it anew */

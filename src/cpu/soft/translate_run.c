@@ -197,8 +197,13 @@ static void twin_run(struct soft_vcpu *c, const struct site *site)
     soft_activity_set(&c->counters, SOFT_IN_TWIN);
     c->block_rip = c->code_page + ((uintptr_t)block->host & 0xfff);
     c->op = op;
+    c->op_first = op;
     c->op_end = op + 1;
+    c->partial = false;
+    /* A counted block has taken all its operations off the fuel at its entry. */
+    c->fuel += c->counted ? block->count - site->op : 0;
     op->run(c, op);
+    c->fuel--;
     if (!op->sets_rip)
         c->rip = c->block_rip + op->next;
 }
@@ -243,12 +248,16 @@ static struct soft_block *next_block(struct soft_vcpu *c)
     struct soft_block *block;
 
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
+    c->op_first = c->op; /* a leaf's, perhaps, whose block has counted it */
     if (atomic_load_explicit(&c->request, memory_order_relaxed) != 0 || c->halted || c->step ||
         c->shadow)
         return NULL;
     c->block_rip = c->rip;
     c->op = &c->idle_op;
+    c->op_first = c->op;
     block = soft_code_find(c);
+    if (c->counted && block->count > c->fuel)
+        return NULL;
     return soft_translate_block(c, block) ? block : NULL;
 }
 
@@ -276,6 +285,7 @@ bool soft_exit_twin(struct soft_vcpu *c)
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
     if (t->flushes != flushes || !site->block->valid)
         return false;
+    c->fuel -= c->counted ? site->block->count - site->op - 1 : 0;
     soft_count(&c->counters.entries);
     return true;
 }

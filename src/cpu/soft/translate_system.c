@@ -173,6 +173,8 @@ static bool rdtsc_emit(struct translation *tr, unsigned i)
 
     if (pid && !tr->c->vm->cpuid->feature[X86_FEATURE_RDTSCP])
         return false;
+    if (tr->c->counted) /* the twin records or replays the time */
+        return false;
     tr_flags_clobber(tr);
     if (is_user(tr)) {
         emit_mov_reg_state(e, HOST_R10, STATE(cr4));

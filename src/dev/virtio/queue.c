@@ -371,6 +371,7 @@ void virtq_rewind(struct virtq *queue, const struct virtq_mark *mark)
 
 void virtq_push(struct virtq *queue, const struct virtq_used *used, unsigned count)
 {
+    mem_change_begin(queue->mem);
     if (queue->packed)
         packed_push(queue, used, count);
     else
@@ -382,6 +383,7 @@ void virtq_push(struct virtq *queue, const struct virtq_used *used, unsigned cou
         mem_written(queue->mem, queue->desc_gpa, (uint64_t)queue->size * VIRTQ_DESC_SIZE);
     else
         mem_written(queue->mem, queue->device_gpa, 6 + (uint64_t)queue->size * 8);
+    mem_change_end(queue->mem);
 }
 
 /* 2.7.10: has the index gone past `event` on its way from `old` to `now`? */
@@ -456,10 +458,13 @@ static void packed_notify_set(struct virtq *queue, bool wanted)
 
 static void virtq_notify_set(struct virtq *queue, bool wanted)
 {
+    mem_change_begin(queue->mem);
     if (queue->packed)
         packed_notify_set(queue, wanted);
     else
         split_notify_set(queue, wanted);
+    mem_written(queue->mem, queue->device_gpa, queue->packed ? 4 : 6 + (uint64_t)queue->size * 8);
+    mem_change_end(queue->mem);
     queue->notify_wanted = wanted;
 }
 
@@ -521,6 +526,7 @@ size_t virtq_chain_write(struct mem *mem, const struct virtq_chain *chain, uint6
     size_t done = 0, piece;
     uint8_t *at;
 
+    mem_change_begin(mem);
     while (done < length && (piece = span_next(&walk, length - done, &at)) > 0) {
         size_t index = (size_t)(walk.iov - chain->iov);
 
@@ -528,6 +534,7 @@ size_t virtq_chain_write(struct mem *mem, const struct virtq_chain *chain, uint6
         mem_written(mem, chain->gpa[index] + (walk.offset - piece), piece);
         done += piece;
     }
+    mem_change_end(mem);
     return done;
 }
 
