@@ -285,6 +285,39 @@ static void test_remapped(void)
     }
 }
 
+/* Falls into an instruction of two pages, the second of which is exchanged. */
+static void test_across(void)
+{
+    static const u8 head[] = {0xff, 0xc3, 0xb8, 7}; /* INC EBX, MOV EAX */
+    static const u8 ends[2][5] = {{1, 0, 0, 0xcd, 0x81}, {2, 0, 0, 0xcd, 0x81}};
+
+    part("an instruction across two pages");
+    memory_copy(code + 4096 - sizeof head, head, sizeof head);
+    memory_copy(code + 4096, ends[0], sizeof ends[0]);
+    memory_copy(code + 8192, ends[1], sizeof ends[1]);
+    remap(6, ADDRESS(code), true);
+    for (u64 i = 0; i < 200; i++) {
+        u64 which = i < 50 ? 0 : i < 100 ? 1 : i & 1;
+
+        remap(7, ADDRESS(code) + 4096 * (1 + which), i & 2);
+        struct context c = context_kernel((u8 *)TEST_REGION + 7 * 4096 - sizeof head);
+        world_long(&c);
+        CHECK_STOP("end", &c);
+        CHECK("of the new frame", c.rax, 0x107 + which * 0x100);
+    }
+    /* Both pages are one. */
+    remap(7, ADDRESS(code), true);
+    for (u64 i = 0; i < 200; i++) {
+        code[4095] = (u8)(i < 50 ? 7 : i);
+        memory_copy(code, ends[0], sizeof ends[0]);
+        code[0] = (u8)(i < 100 ? 1 : i);
+        struct context c = context_kernel((u8 *)TEST_REGION + 7 * 4096 - sizeof head);
+        world_long(&c);
+        CHECK_STOP("end", &c);
+        CHECK("as last written", c.rax, code[4095] | (u64)code[0] << 8);
+    }
+}
+
 /* RSI's page table entry becomes RDX while the call waits; RDI is the page called from. */
 CODE64(p_exchange, "mov %rdx, (%rsi)\n invlpg (%rdi)\n ret");
 CODE64(p_exchange_all, "mov %rdx, (%rsi)\n mov %cr3, %rax\n mov %rax, %cr3\n ret");
@@ -406,6 +439,7 @@ void guest_main(void)
     tcg_wrong_end();
     test_modified();
     test_remapped();
+    test_across();
     test_caller_remapped();
     test_traps();
     test_steps();

@@ -141,6 +141,8 @@ enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_
     block->heat = 0;
     block->code = NULL;
     block->incoming = NULL;
+    block->second = NULL;
+    block->head = NULL;
     while (block->count < window->most && offset < window->available) {
         struct soft_op *op = &block->ops[block->count];
         enum x86_decode_result result =

@@ -127,6 +127,10 @@ bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to
             *link = block->page_next;
             block_drop(c, block);
             soft_count(counter);
+            if (block->head && block->head->valid) {
+                (void)soft_cache_drop(c, block->head->host, block->head->host + 1, counter);
+                link = &entry->blocks; /* both may lie on this page */
+            }
         } else {
             link = &block->page_next;
         }
@@ -218,13 +222,20 @@ static void key_update(struct soft_vcpu *c)
     soft_privilege_apply(c);
 }
 
-bool soft_code_is_global(const struct soft_vcpu *c)
+static bool page_is_global(const struct soft_vcpu *c, uint64_t linear)
 {
     const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
-    unsigned index = (unsigned)(c->rip >> 12) % SOFT_TLB_ENTRIES;
+    unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;
 
-    return tlb->entry[SOFT_FETCH][index].tag == (c->rip & ~UINT64_C(0xfff)) &&
+    return tlb->entry[SOFT_FETCH][index].tag == (linear & ~UINT64_C(0xfff)) &&
            tlb->global[SOFT_FETCH][index];
+}
+
+/* Outside 64-bit mode linear addresses are others, and nobody asks. */
+bool soft_code_is_global(const struct soft_vcpu *c, const struct soft_block *block)
+{
+    return page_is_global(c, c->rip) &&
+           (!block->second || page_is_global(c, c->rip + GUEST_PAGE_SIZE));
 }
 
 static unsigned page_bit(uint64_t linear)
@@ -380,11 +391,11 @@ static struct soft_block *block_alloc(struct soft_vcpu *c)
     return (struct soft_block *)(void *)(cache->arena + cache->arena_used);
 }
 
-static void block_keep(struct soft_vcpu *c, struct soft_block *block)
+/* On its page's list, so that a change of its bytes drops it. */
+static void block_watch(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_cache *cache = c->cache;
     const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
-    unsigned bucket = block_hash(block->host, block->mode);
     struct page_entry *entry = page_find(c, page);
     uint64_t bytes = sizeof *block + block->count * sizeof *block->ops;
 
@@ -395,11 +406,72 @@ static void block_keep(struct soft_vcpu *c, struct soft_block *block)
         *entry = (struct page_entry){.page = page, .next = cache->pages[page_hash(page)]};
         cache->pages[page_hash(page)] = entry;
     }
-    block->hash_next = cache->hash[bucket];
-    cache->hash[bucket] = block;
     block->page_next = entry->blocks;
     entry->blocks = block;
     block->valid = true;
+}
+
+static void block_keep(struct soft_vcpu *c, struct soft_block *block)
+{
+    struct soft_block **bucket = &c->cache->hash[block_hash(block->host, block->mode)];
+
+    block_watch(c, block);
+    block->hash_next = *bucket;
+    *bucket = block;
+    soft_count(&c->counters.decoded);
+    soft_count_add(&c->counters.decoded_bytes, block->bytes);
+}
+
+/* The bytes of an instruction that lies across two pages. */
+static void crossing_fetch(struct soft_window *window, const uint8_t *first, const uint8_t *second,
+                           uint8_t bytes[16])
+{
+    unsigned on_first = (unsigned)(GUEST_PAGE_SIZE - ((uintptr_t)first & 0xfff));
+
+    memcpy(bytes, first, on_first);
+    memcpy(bytes + on_first, second, X86_INSN_BYTES_MAX - on_first);
+    *window = (struct soft_window){.bytes = bytes, .available = X86_INSN_BYTES_MAX, .most = 1};
+}
+
+/* The first instruction goes on on the next page. Its block is the first page's; the second page's
+ * list has its end as if that were a block. */
+static struct soft_block *crossing_build(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa)
+{
+    unsigned first = (unsigned)(GUEST_PAGE_SIZE - (c->rip & 0xfff));
+    struct soft_block *block = block_alloc(c), *end;
+    struct soft_window window;
+    uint64_t second_gpa;
+    const uint8_t *second = fetch_host(c, c->rip + first, &second_gpa);
+    uint8_t bytes[16];
+
+    if (!second || first >= X86_INSN_BYTES_MAX)
+        return block_uncached(c, c->rip);
+    soft_code_lock(c);
+    soft_code_mark(c, gpa);
+    soft_code_mark(c, second_gpa);
+    crossing_fetch(&window, host, second, bytes);
+    if (soft_block_decode(c, &window, block) != X86_DECODE_OK || block->bytes <= first) {
+        soft_code_unlock(c);
+        return block_uncached(c, c->rip);
+    }
+    soft_code_cover(c, gpa, first);
+    soft_code_cover(c, second_gpa, block->bytes - first);
+    *block = (struct soft_block){.host = host,
+                                 .gpa = gpa,
+                                 .mode = code_mode(c),
+                                 .count = 1,
+                                 .bytes = (uint16_t)first,
+                                 .second = second};
+    block_keep(c, block);
+    end = (struct soft_block *)(void *)(c->cache->arena + c->cache->arena_used);
+    *end = (struct soft_block){.host = second,
+                               .gpa = second_gpa,
+                               .mode = block->mode,
+                               .bytes = (uint16_t)(block->ops[0].next - first),
+                               .head = block};
+    block_watch(c, end);
+    soft_code_unlock(c);
+    return block;
 }
 
 static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa)
@@ -429,12 +501,20 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     if (result == X86_DECODE_OK) {
         soft_code_cover(c, gpa, block->bytes);
         block_keep(c, block);
-        soft_count(&c->counters.decoded);
-        soft_count_add(&c->counters.decoded_bytes, block->bytes);
     }
     soft_code_unlock(c);
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
-    return result == X86_DECODE_OK ? block : block_uncached(c, linear);
+    if (result == X86_DECODE_OK)
+        return block;
+    return c->code_size == X86_CODE_64 ? crossing_build(c, host, gpa) : block_uncached(c, linear);
+}
+
+/* Whether the page behind c->rip's is the one that the block's only instruction ends on, if it has
+ * any there. */
+static bool second_is_same(struct soft_vcpu *c, const struct soft_block *block)
+{
+    return !block->second ||
+           fetch_any(c, (c->rip & ~UINT64_C(0xfff)) + GUEST_PAGE_SIZE) == block->second;
 }
 
 static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
@@ -442,7 +522,7 @@ static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
     uint8_t mode = code_mode(c);
     struct soft_block *block = c->cache->hash[block_hash(host, mode)];
 
-    while (block && (block->host != host || block->mode != mode))
+    while (block && (block->host != host || block->mode != mode || !second_is_same(c, block)))
         block = block->hash_next;
     return block;
 }
@@ -452,14 +532,23 @@ static inline struct jump_entry *jump_entry(const struct soft_vcpu *c)
     return &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
 }
 
-/* Remembers where c->rip led. The page has a fetch TLB entry: it was used or made just now. */
-static void jump_set(struct soft_vcpu *c, uint64_t linear, struct soft_block *block)
+static void page_see(struct soft_vcpu *c, uint64_t linear)
 {
-    const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
-    bool global = tlb->global[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
     unsigned bit = page_bit(linear);
 
     c->cache->pages_seen[bit / 64] |= UINT64_C(1) << (bit % 64);
+}
+
+/* Remembers where c->rip led. The page has a fetch TLB entry: it was used or made just now. */
+static void jump_set(struct soft_vcpu *c, uint64_t linear, struct soft_block *block)
+{
+    bool global = page_is_global(c, linear);
+
+    page_see(c, linear);
+    if (block->second) {
+        global = global && page_is_global(c, linear + GUEST_PAGE_SIZE);
+        page_see(c, linear + GUEST_PAGE_SIZE);
+    }
     *jump_entry(c) = (struct jump_entry){
         .rip = c->rip, .generation = global ? c->code_key_global : c->code_key, .block = block};
 }

@@ -14,12 +14,13 @@ struct soft_range {
     uint16_t from, to;
 };
 
-/* A run of instructions on one page, entered only at its first. */
+/* A run of instructions on one page, entered only at its first; or one instruction that lies across
+ * the ends of two. */
 struct soft_block {
     const uint8_t *host; /* of its first byte: its identity, with `mode` */
     struct soft_block *hash_next;
     struct soft_block *page_next;
-    uint16_t bytes;
+    uint16_t bytes; /* on its first byte's page */
     uint16_t count;
     uint8_t mode; /* what decoding depends on: see code_mode() */
     bool valid;
@@ -28,6 +29,8 @@ struct soft_block {
     uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
     struct soft_link *incoming; /* jumps of translated code that lead here */
     uint64_t gpa;               /* of its first byte */
+    const uint8_t *second;      /* the second page, on the host, of an instruction that has two */
+    struct soft_block *head; /* this is none, but such an instruction's end: it is dropped, too */
     /* Code elsewhere in the page that the translation relies on: offsets in the page. */
     struct soft_range ahead[2];
     uint8_t ahead_count;
@@ -59,8 +62,9 @@ void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 /* Requests of other vCPUs and of devices: SOFT_REQUEST_INVALIDATE and SOFT_REQUEST_TLB. */
 void soft_code_serve(struct soft_vcpu *c, uint32_t requests);
 
-/* Whether c->rip lies on a global page; false where that is not known. */
-bool soft_code_is_global(const struct soft_vcpu *c);
+/* Whether `block`, which is what c->rip means, lies on global pages; false where that is not known.
+ */
+bool soft_code_is_global(const struct soft_vcpu *c, const struct soft_block *block);
 
 #define SOFT_MODE_VECTORS                                                                          \
     8u /* in soft_block.mode: vector instructions can't fault by themselves                        \

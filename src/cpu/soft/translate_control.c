@@ -55,6 +55,21 @@ static bool on_page(int32_t target)
     return target >= 0 && target < (int32_t)GUEST_PAGE_SIZE;
 }
 
+/* Whether a link there needs no guard: the target's block lies on this page alone, if at all. That
+ * the bytes may change does no harm, see soft_exit_link(). */
+static bool is_plain(const struct translation *tr, int32_t target)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
+    struct x86_insn insn;
+    size_t room;
+
+    if (!on_page(target))
+        return false;
+    room = GUEST_PAGE_SIZE - (size_t)target;
+    return room >= X86_INSN_BYTES_MAX ||
+           x86_decode(&insn, X86_CODE_64, page + target, room) != X86_DECODE_MORE;
+}
+
 /* Where the instruction just emitted names its field of soft_vcpu. */
 static uint8_t *state_place(const struct translation *tr)
 {
@@ -115,7 +130,7 @@ static struct cold *guard_link(struct translation *tr, const struct guard *guard
     return cold;
 }
 
-/* R10 = the target on another page, and code_page its page, if the link holds. */
+/* R10 = the target, and code_page its page, if the link holds. */
 static struct guard cross_emit(struct translation *tr, int32_t target, bool flags_matter)
 {
     struct guard guard;
@@ -132,11 +147,13 @@ void tr_exit_direct(struct translation *tr, int32_t target, unsigned op, uint16_
     bool in_memory = !tr->flags_host;
     bool flags_matter = live && tr->flags_host;
 
-    if (!on_page(target) && tr->flags_memory)
+    bool plain = is_plain(tr, target);
+
+    if (!plain && tr->flags_memory)
         flags_matter = false;
     if (target <= tr_page_offset(tr, tr->block->ops[op].offset))
         poll_emit(tr, target, op, flags_matter);
-    if (on_page(target)) {
+    if (plain) {
         struct cold *cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
 
         cold->link = link_new(tr, cold->place, target);
@@ -303,8 +320,16 @@ static void landing_emit(struct translation *tr, unsigned i)
     emit_pop(&tr->e, HOST_R11);
     emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, -next);
     emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
-    cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
-    cold->link = link_new(tr, cold->place, next);
+    if (is_plain(tr, next)) {
+        cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
+        cold->link = link_new(tr, cold->place, next);
+    } else {
+        struct guard guard = guard_emit(tr);
+
+        cold = guard_link(tr, &guard, emit_jmp_rel32(&tr->e), next);
+        cold->op = i;
+        cold->flags_in_memory = true;
+    }
     cold->link->flags_in_memory = true;
 }
 
@@ -329,7 +354,7 @@ static bool call_emit(struct translation *tr, unsigned i)
     }
     poll_emit(tr, target, i, false);
     frame_push(tr);
-    if (on_page(target)) {
+    if (is_plain(tr, target)) {
         cold = tr_cold_add(tr, emit_call_rel32(&tr->e), COLD_LINK);
         cold->link = link_new(tr, cold->place, target);
     } else {
@@ -369,7 +394,7 @@ static bool ret_emit(struct translation *tr, unsigned i)
  * become the key. The host predicts each of these for itself. */
 static uint8_t *lookup_emit(struct translation *tr, bool call)
 {
-    int32_t salt = soft_code_is_global(tr->c) ? STATE(salt_global) : STATE(salt);
+    int32_t salt = soft_code_is_global(tr->c, tr->block) ? STATE(salt_global) : STATE(salt);
     struct emit *e = &tr->e;
     uint8_t *missed;
 
@@ -532,7 +557,7 @@ static void cold_guard(struct translation *tr, const struct cold *cold)
 static void cold_missed(struct translation *tr, const struct cold *cold, uint8_t *missed,
                         const uint8_t *lookup)
 {
-    int32_t salt = soft_code_is_global(tr->c) ? STATE(salt_global) : STATE(salt);
+    int32_t salt = soft_code_is_global(tr->c, tr->block) ? STATE(salt_global) : STATE(salt);
 
     emit_patch_rel32(missed, tr->e.at);
     emit_alu_reg_state(&tr->e, EMIT_SUB, HOST_R10, salt);

@@ -126,7 +126,7 @@ static void link_patch(struct soft_translator *t, struct soft_link *link, struct
 static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
                                struct soft_block *target)
 {
-    bool global = soft_code_is_global(c);
+    bool global = soft_code_is_global(c, target);
     uint64_t key = -(c->rip + (global ? c->salt_global : c->salt));
     int32_t salt = global ? STATE(salt_global) : STATE(salt);
 
@@ -181,7 +181,7 @@ void soft_translator_clear(struct soft_vcpu *c)
 
 static void lookup_fill(struct soft_vcpu *c, const struct soft_block *block)
 {
-    uint64_t key = c->rip + (soft_code_is_global(c) ? c->salt_global : c->salt);
+    uint64_t key = c->rip + (soft_code_is_global(c, block) ? c->salt_global : c->salt);
 
     c->lookup[key & (SOFT_LOOKUPS - 1)] = (struct soft_lookup){.key = key,
                                                                .page = c->rip & ~UINT64_C(0xfff),
@@ -313,8 +313,9 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
     block = next_block(c);
     if (!block)
         return NULL;
-    /* The page may have been exchanged since the jump's block was entered. */
-    if (t->flushes == flushes && same_page(link->from, block)) {
+    /* The page may have been exchanged since the jump's block was entered, and a second page may be
+     * at any time: such a block has guarded links alone. */
+    if (t->flushes == flushes && same_page(link->from, block) && !block->second) {
         link_patch(t, link, block);
         soft_count(&c->counters.linked);
     }
