@@ -81,13 +81,13 @@ static void entry_read(struct walk *w, uint64_t gpa, unsigned size)
         w->rights |= entry->value & PTE_NX;
 }
 
-static uint64_t entry_reserved_bits(const struct walk *w)
+static uint64_t entry_reserved_bits(const struct soft_vcpu *c)
 {
-    uint64_t bits = PTE_ADDR & ~((UINT64_C(1) << w->c->vm->cpuid->physical_bits) - 1);
+    uint64_t bits = PTE_ADDR & ~((UINT64_C(1) << c->vm->cpuid->physical_bits) - 1);
 
-    if (!(w->c->efer & X86_EFER_NXE))
+    if (!(c->efer & X86_EFER_NXE))
         bits |= PTE_NX;
-    if (!w->c->long_mode)
+    if (!c->long_mode)
         bits |= UINT64_C(0x7ff) << 52;
     return bits;
 }
@@ -113,7 +113,7 @@ static uint64_t page_mask(unsigned shift)
 /* PAE and 4-level tables from `level` down (level 0 is the page table). */
 static bool walk_wide(struct walk *w, uint64_t table, unsigned level, struct soft_page *page)
 {
-    uint64_t reserved = entry_reserved_bits(w);
+    uint64_t reserved = entry_reserved_bits(w->c);
 
     for (;; level--) {
         unsigned shift = 12 + 9 * level;
@@ -178,21 +178,21 @@ static bool walk_tables(struct walk *w, struct soft_page *page)
     return walk_wide(w, pdpte & PTE_ADDR, 1, page);
 }
 
-static bool access_permitted(const struct walk *w)
+static inline bool access_permitted(const struct soft_vcpu *c, enum soft_access access,
+                                    enum soft_privilege privilege, uint64_t rights)
 {
-    const struct soft_vcpu *c = w->c;
-    bool user_page = (w->rights & PTE_U) != 0;
-    bool writable = (w->rights & PTE_W) != 0;
+    bool user_page = (rights & PTE_U) != 0;
+    bool writable = (rights & PTE_W) != 0;
 
-    if (w->access == SOFT_FETCH && (w->rights & PTE_NX))
+    if (access == SOFT_FETCH && (rights & PTE_NX))
         return false;
-    if (w->privilege == SOFT_USER)
-        return user_page && (w->access != SOFT_WRITE || writable);
-    if (user_page && w->access == SOFT_FETCH)
+    if (privilege == SOFT_USER)
+        return user_page && (access != SOFT_WRITE || writable);
+    if (user_page && access == SOFT_FETCH)
         return !(c->cr4 & X86_CR4_SMEP);
-    if (user_page && w->privilege == SOFT_KERNEL_SMAP)
+    if (user_page && privilege == SOFT_KERNEL_SMAP)
         return false;
-    return w->access != SOFT_WRITE || writable || !(c->cr0 & X86_CR0_WP);
+    return access != SOFT_WRITE || writable || !(c->cr0 & X86_CR0_WP);
 }
 
 static uint32_t fault_code(const struct walk *w, bool present)
@@ -245,15 +245,53 @@ static bool entries_mark(struct walk *w)
 }
 
 /* Whether a store needs no further walk: dirty already, and permitted. */
-static bool store_permitted(struct walk *w)
+static bool store_permitted(const struct walk *w)
 {
-    enum soft_access access = w->access;
-    bool permitted;
+    return access_permitted(w->c, SOFT_WRITE, w->privilege, w->rights) &&
+           (w->access == SOFT_WRITE || (w->entry[w->depth - 1].value & PTE_D));
+}
 
-    w->access = SOFT_WRITE;
-    permitted = access_permitted(w);
-    w->access = access;
-    return permitted && (access == SOFT_WRITE || (w->entry[w->depth - 1].value & PTE_D));
+/*
+ * The usual walk: 4-level tables in RAM, nothing to raise and nothing to mark; false: it is not
+ * that. It keeps all in registers: a guest that stores all over its memory has the host's store
+ * buffer full of misses, and each store of a walk then waits for one of them.
+ */
+static bool walk_plain(struct soft_vcpu *c, const struct soft_walk_request *request,
+                       struct soft_page *page)
+{
+    uint64_t linear = request->linear, table = c->cr3 & PTE_ADDR, rights = PTE_W | PTE_U;
+    uint64_t reserved = entry_reserved_bits(c), needed = PTE_P | PTE_A, value;
+    unsigned shift = 39;
+
+    for (;; shift -= 9) {
+        const struct mem_slot *slot = mem_slot_find(c->vm->mem, table);
+
+        if (!slot || slot->kind != MEM_RAM)
+            return false;
+        value = __atomic_load_n(
+            (uint64_t *)(void *)(slot->host + (table - slot->gpa) + 8 * (linear >> shift & 511)),
+            __ATOMIC_RELAXED);
+        if ((value & needed) != needed || (value & reserved))
+            return false;
+        rights = (rights & (value | ~(PTE_W | PTE_U))) | (value & PTE_NX);
+        if (shift == 12)
+            break;
+        if (value & PTE_PS) {
+            if (shift == 39 || (shift == 30 && !c->vm->cpuid->feature[X86_FEATURE_PAGE1GB]) ||
+                (value & page_mask(shift) & ~page_mask(13)))
+                return false;
+            break;
+        }
+        table = value & PTE_ADDR;
+    }
+    if ((request->access == SOFT_WRITE && !(value & PTE_D)) ||
+        !access_permitted(c, request->access, request->privilege, rights))
+        return false;
+    page->gpa = (value & PTE_ADDR & ~page_mask(shift)) | (linear & page_mask(shift));
+    page->shift = shift;
+    page->writable = (value & PTE_D) && access_permitted(c, SOFT_WRITE, request->privilege, rights);
+    page->global = (c->cr4 & X86_CR4_PGE) && (value & PTE_G);
+    return true;
 }
 
 bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, struct soft_page *page)
@@ -264,6 +302,8 @@ bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, str
         return true;
     }
     soft_count(&c->counters.walks);
+    if (c->long_mode && walk_plain(c, request, page))
+        return true;
     for (;;) {
         struct walk w = {.c = c,
                          .linear = request->linear,
@@ -276,7 +316,7 @@ bool soft_walk(struct soft_vcpu *c, const struct soft_walk_request *request, str
             page->fault_code = fault_code(&w, false);
             return false;
         }
-        if (!access_permitted(&w)) {
+        if (!access_permitted(c, w.access, w.privilege, w.rights)) {
             page->fault_code = fault_code(&w, true);
             return false;
         }
