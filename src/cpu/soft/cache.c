@@ -43,13 +43,26 @@ struct crossing {
     _Alignas(16) uint8_t block[sizeof(struct soft_block) + sizeof(struct soft_op)];
 };
 
+/* Hashes of the pages that have had jump entries since a generation began. */
+struct pages {
+    uint64_t seen[PAGES_SEEN_BITS / 64];
+};
+
+/* What an address space has of its own. */
+struct space {
+    uint64_t generation;
+    struct pages pages;
+};
+
 struct soft_cache {
     struct jump_entry jump[JUMP_ENTRIES];
     /* Of addresses: jump entries made under an older one do not count. Entries on global pages have
      * a generation of their own, whose numbers are odd. */
-    uint64_t generation, generation_global;
-    uint64_t secret; /* makes salts that no guest can compute: see key_update() */
-    uint64_t pages_seen[PAGES_SEEN_BITS / 64]; /* hashes of pages with jump entries, since then */
+    uint64_t generation_global, generation_last;
+    struct pages global_pages;
+    struct space space[SOFT_SPACES]; /* as tlb.c numbers them */
+    struct space *now;
+    uint64_t secret;  /* makes salts that no guest can compute: see key_update() */
     uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
     uint32_t cs_limit;
     struct soft_block *hash[HASH_ENTRIES];
@@ -180,8 +193,10 @@ int soft_cache_new(struct soft_vcpu *c)
         return -ENOMEM;
     }
     cache->arena = arena;
-    cache->generation = 2;
-    cache->generation_global = 3;
+    for (unsigned i = 0; i < SOFT_SPACES; i++)
+        cache->space[i].generation = cache->generation_last += 2;
+    cache->generation_global = cache->generation_last + 1;
+    cache->now = &cache->space[0];
     c->cache = cache;
     return 0;
 }
@@ -215,7 +230,7 @@ static void key_update(struct soft_vcpu *c)
     unsigned mode = c->code_size | (plain ? 4u : 0) | (vectors_free(c) ? SOFT_MODE_VECTORS : 0) |
                     (c->cpl == 3 ? SOFT_MODE_USER : 0);
 
-    c->code_key = c->cache->generation << 5 | mode;
+    c->code_key = c->cache->now->generation << 5 | mode;
     c->code_key_global = c->cache->generation_global << 5 | mode;
     c->salt = scramble(c->code_key ^ c->cache->secret);
     c->salt_global = scramble(c->code_key_global ^ c->cache->secret);
@@ -224,7 +239,7 @@ static void key_update(struct soft_vcpu *c)
 
 static bool page_is_global(const struct soft_vcpu *c, uint64_t linear)
 {
-    const struct soft_tlb *tlb = &c->tlb[soft_privilege_now(c)];
+    const struct soft_tlb *tlb = c->tlb[soft_privilege_now(c)];
     unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;
 
     return tlb->entry[SOFT_FETCH][index].tag == (linear & ~UINT64_C(0xfff)) &&
@@ -243,25 +258,61 @@ static unsigned page_bit(uint64_t linear)
     return (unsigned)(((linear >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % PAGES_SEEN_BITS;
 }
 
-void soft_code_forget_local(struct soft_vcpu *c)
+static bool page_seen(const struct pages *pages, uint64_t linear)
 {
-    c->cache->generation += 2;
+    unsigned bit = page_bit(linear);
+
+    return pages->seen[bit / 64] & (UINT64_C(1) << (bit % 64));
+}
+
+/* Not by memset(): leaves come here. */
+static void pages_forget(struct pages *pages)
+{
+    for (volatile uint64_t *seen = pages->seen; seen < pages->seen + PAGES_SEEN_BITS / 64; seen++)
+        *seen = 0;
+}
+
+static void space_forget(struct soft_cache *cache, struct space *space)
+{
+    space->generation = cache->generation_last += 2;
+    pages_forget(&space->pages);
+}
+
+static void global_forget(struct soft_cache *cache)
+{
+    cache->generation_last += 2;
+    cache->generation_global = cache->generation_last + 1;
+    pages_forget(&cache->global_pages);
+}
+
+void soft_code_space_set(struct soft_vcpu *c, unsigned space)
+{
+    c->cache->now = &c->cache->space[space];
+    key_update(c);
+}
+
+void soft_code_forget_space(struct soft_vcpu *c, unsigned space)
+{
+    space_forget(c->cache, &c->cache->space[space]);
     key_update(c);
 }
 
 void soft_code_forget_addresses(struct soft_vcpu *c)
 {
-    c->cache->generation_global += 2;
-    memset(c->cache->pages_seen, 0, sizeof c->cache->pages_seen);
-    soft_code_forget_local(c);
+    global_forget(c->cache);
+    for (unsigned i = 0; i < SOFT_SPACES; i++)
+        space_forget(c->cache, &c->cache->space[i]);
+    key_update(c);
 }
 
 void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear)
 {
-    unsigned bit = page_bit(linear);
+    struct soft_cache *cache = c->cache;
 
-    if (c->cache->pages_seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
+    if (page_seen(&cache->global_pages, linear))
         soft_code_forget_addresses(c);
+    else if (page_seen(&cache->now->pages, linear))
+        soft_code_forget_space(c, (unsigned)(cache->now - cache->space));
 }
 
 void soft_code_mode_changed(struct soft_vcpu *c)
@@ -273,8 +324,7 @@ void soft_code_mode_changed(struct soft_vcpu *c)
         (cs->base != cache->cs_base || cs->limit != cache->cs_limit)) {
         cache->cs_base = cs->base;
         cache->cs_limit = cs->limit;
-        cache->generation += 2;
-        cache->generation_global += 2;
+        soft_code_forget_addresses(c);
     }
     key_update(c);
 }
@@ -304,7 +354,7 @@ static uint64_t code_limit(const struct soft_vcpu *c)
 static const uint8_t *fetch_cached(const struct soft_vcpu *c, uint64_t linear)
 {
     const struct soft_tlb_entry *entry =
-        &c->tlb[soft_privilege_now(c)].entry[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
+        &c->tlb[soft_privilege_now(c)]->entry[SOFT_FETCH][(linear >> 12) % SOFT_TLB_ENTRIES];
 
     if (entry->tag != (linear & ~UINT64_C(0xfff)))
         return NULL;
@@ -532,23 +582,27 @@ static inline struct jump_entry *jump_entry(const struct soft_vcpu *c)
     return &c->cache->jump[(c->rip ^ (c->rip >> 12)) % JUMP_ENTRIES];
 }
 
-static void page_see(struct soft_vcpu *c, uint64_t linear)
+/* An entry for code on a page of its own space and a global one counts as the space's; yet INVLPG
+ * of the global one must find it from every space: see soft_code_forget_page(). */
+static void page_see(struct soft_vcpu *c, uint64_t linear, bool global)
 {
     unsigned bit = page_bit(linear);
 
-    c->cache->pages_seen[bit / 64] |= UINT64_C(1) << (bit % 64);
+    if (!global)
+        c->cache->now->pages.seen[bit / 64] |= UINT64_C(1) << (bit % 64);
+    if (global || page_is_global(c, linear))
+        c->cache->global_pages.seen[bit / 64] |= UINT64_C(1) << (bit % 64);
 }
 
 /* Remembers where c->rip led. The page has a fetch TLB entry: it was used or made just now. */
 static void jump_set(struct soft_vcpu *c, uint64_t linear, struct soft_block *block)
 {
-    bool global = page_is_global(c, linear);
+    bool global = page_is_global(c, linear) &&
+                  (!block->second || page_is_global(c, linear + GUEST_PAGE_SIZE));
 
-    page_see(c, linear);
-    if (block->second) {
-        global = global && page_is_global(c, linear + GUEST_PAGE_SIZE);
-        page_see(c, linear + GUEST_PAGE_SIZE);
-    }
+    page_see(c, linear, global);
+    if (block->second)
+        page_see(c, linear + GUEST_PAGE_SIZE, global);
     *jump_entry(c) = (struct jump_entry){
         .rip = c->rip, .generation = global ? c->code_key_global : c->code_key, .block = block};
 }

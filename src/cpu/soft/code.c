@@ -25,6 +25,7 @@
 
 #include "cpu/soft/code_internal.h"
 #include "cpu/soft/paging.h"
+#include "cpu/soft/tlb.h"
 
 #define NOTES_MAX 64
 #define SPINS     200 /* before a wait gives the core away */

@@ -47,10 +47,12 @@ void soft_cache_free(struct soft_vcpu *c);
 
 /* The block at c->rip, decoded if need be; raises fetch faults. Valid until the next call. */
 struct soft_block *soft_code_find(struct soft_vcpu *c);
-/* Linear addresses mean something else now: forget which blocks lie where (everywhere, everywhere
- * but on global pages, on one page). */
+/* The address space that c->rip is in, by tlb.c's number. */
+void soft_code_space_set(struct soft_vcpu *c, unsigned space);
+/* Linear addresses mean something else now: forget which blocks lie where (everywhere, on the pages
+ * of one space that are not global, on one page). */
 void soft_code_forget_addresses(struct soft_vcpu *c);
-void soft_code_forget_local(struct soft_vcpu *c);
+void soft_code_forget_space(struct soft_vcpu *c, unsigned space);
 void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear);
 
 /* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go. */

@@ -64,6 +64,7 @@ enum soft_activity {
     X(crossings, "paging", "accesses_across_pages")                                                \
     X(flush_all, "tlb_flush", "all")                                                               \
     X(flush_local, "tlb_flush", "local")                                                           \
+    X(flush_none, "tlb_flush", "none")                                                             \
     X(flush_page, "tlb_flush", "page")                                                             \
     X(flush_writes, "tlb_flush", "writes")                                                         \
     X(code_stores, "invalidation", "stores")                                                       \

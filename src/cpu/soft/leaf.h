@@ -29,6 +29,8 @@ soft_leaf soft_leaf_syscall, soft_leaf_sysret, soft_leaf_iret;
 /* leaf_system.c; those of the second line set c->rip */
 soft_leaf soft_leaf_popf, soft_leaf_smap, soft_leaf_base, soft_leaf_rdmsr;
 soft_leaf soft_leaf_mov_to_seg, soft_leaf_wrmsr;
+/* system.c: both set c->rip */
+soft_leaf soft_leaf_mov_to_cr, soft_leaf_invlpg;
 
 /* `size` bytes at `linear`, as the running code may read them; false: the twin must. */
 bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, unsigned size, uint64_t *value);

@@ -18,7 +18,7 @@ static bool descriptor_load(struct soft_vcpu *c, uint16_t selector, struct soft_
     uint32_t offset = selector & 0xfff8u;
     uint64_t linear = c->gdtr.base + offset;
     const struct soft_tlb_entry *entry =
-        &c->tlb[privilege].entry[SOFT_READ][(linear >> 12) % SOFT_TLB_ENTRIES];
+        &c->tlb[privilege]->entry[SOFT_READ][(linear >> 12) % SOFT_TLB_ENTRIES];
 
     if ((selector & 4) || offset == 0 || offset + 7 > c->gdtr.limit ||
         entry->tag != ((linear + 7) & ~UINT64_C(0xfff)))

@@ -22,7 +22,7 @@ static inline void *tlb_find(const struct soft_vcpu *c, uint64_t linear, unsigne
                              enum soft_access access)
 {
     const struct soft_tlb_entry *entry =
-        &c->tlb[c->privilege].entry[access][(linear >> 12) % SOFT_TLB_ENTRIES];
+        &c->tlb[c->privilege]->entry[access][(linear >> 12) % SOFT_TLB_ENTRIES];
 
     /* The last byte's page: an access that crosses pages misses. */
     if (__builtin_expect(entry->tag == ((linear + size - 1) & ~PAGE_OFFSET), 1))

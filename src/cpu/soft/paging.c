@@ -12,7 +12,7 @@
 
 #include "cpu/soft/code.h"
 #include "cpu/soft/leaf.h"
-#include "cpu/soft/slots.h"
+#include "cpu/soft/tlb.h"
 
 #define PTE_P       (UINT64_C(1) << 0)
 #define PTE_W       (UINT64_C(1) << 1)
@@ -338,50 +338,6 @@ enum soft_privilege soft_privilege_now(const struct soft_vcpu *c)
     return (c->cr4 & X86_CR4_SMAP) && !(c->rflags & X86_RFLAGS_AC) ? SOFT_KERNEL_SMAP : SOFT_KERNEL;
 }
 
-static void tlb_set(struct soft_tlb *tlb, enum soft_access access, uint64_t linear,
-                    const struct soft_target *target)
-{
-    unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;
-    struct soft_tlb_entry *entry = &tlb->entry[access][index];
-
-    entry->tag = linear & ~UINT64_C(0xfff);
-    entry->page = (uint64_t)(uintptr_t)target->host - (linear & 0xfff);
-    tlb->global[access][index] = target->global;
-    tlb->used = true;
-}
-
-/*
- * INVLPG drops the whole of a large page, but TLB entries know only 4 KiB. Two Bloom-like bitmaps
- * remember in which 2 MiB and 1 GiB units large pages were used since the last flush: an INVLPG
- * there flushes everything, elsewhere it need look at one entry only.
- */
-static unsigned large_hash(uint64_t unit)
-{
-    return (unsigned)((unit * UINT64_C(0x9e3779b97f4a7c15)) >> 52);
-}
-
-static void large_note(struct soft_vcpu *c, uint64_t linear, unsigned shift)
-{
-    struct soft_large_pages *large = c->large;
-    unsigned bit = large_hash(shift == 30 ? ~(linear >> 30) : linear >> (shift == 22 ? 22 : 21));
-
-    if (shift > 12)
-        large->seen[bit / 64] |= UINT64_C(1) << (bit % 64);
-}
-
-static bool large_seen(const struct soft_vcpu *c, uint64_t linear)
-{
-    const uint64_t units[] = {linear >> 21, linear >> 22, ~(linear >> 30)};
-
-    for (unsigned i = 0; i < 3; i++) {
-        unsigned bit = large_hash(units[i]);
-
-        if (c->large->seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
-            return true;
-    }
-    return false;
-}
-
 static void target_set(struct soft_vcpu *c, const struct soft_page *page,
                        struct soft_target *target)
 {
@@ -398,17 +354,17 @@ static void target_set(struct soft_vcpu *c, const struct soft_page *page,
 static void target_cache(struct soft_vcpu *c, const struct soft_walk_request *request,
                          const struct soft_page *page, const struct soft_target *target)
 {
-    struct soft_tlb *tlb = &c->tlb[request->privilege];
-    uint64_t linear = request->linear;
+    const struct soft_tlb_fill fill = {
+        .linear = request->linear, .host = target->host, .global = target->global};
 
-    large_note(c, linear, page->shift);
+    soft_tlb_large_note(c, request->linear, page->shift);
     if (request->access == SOFT_FETCH) {
-        tlb_set(tlb, SOFT_FETCH, linear, target);
+        soft_tlb_set(c, request->privilege, SOFT_FETCH, &fill);
         return;
     }
-    tlb_set(tlb, SOFT_READ, linear, target);
+    soft_tlb_set(c, request->privilege, SOFT_READ, &fill);
     if (page->writable && !target->rom && !target->code)
-        tlb_set(tlb, SOFT_WRITE, linear, target);
+        soft_tlb_set(c, request->privilege, SOFT_WRITE, &fill);
 }
 
 void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request,
@@ -456,85 +412,6 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
     soft_count(&c->counters.leaf_fills);
     soft_activity_set(&c->counters, before);
     return true;
-}
-
-static void tlb_array_clear(struct soft_tlb *tlb, enum soft_access access)
-{
-    struct soft_tlb_entry *entry = tlb->entry[access];
-
-    memset(entry, 0, sizeof tlb->entry[access]); /* the empty tag of all but the outer two */
-    entry[0].tag = soft_tlb_empty(0);
-    entry[SOFT_TLB_ENTRIES - 1].tag = soft_tlb_empty(SOFT_TLB_ENTRIES - 1);
-}
-
-void soft_tlb_init(struct soft_tlb *tlb)
-{
-    for (unsigned a = 0; a < 3; a++)
-        tlb_array_clear(tlb, (enum soft_access)a);
-}
-
-void soft_tlb_flush(struct soft_vcpu *c)
-{
-    soft_slots_clear(c);
-    soft_count(&c->counters.flush_all);
-    soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_ALL, 0);
-    for (unsigned p = 0; p < SOFT_CHECKED; p++) {
-        if (!c->tlb[p].used)
-            continue;
-        for (unsigned a = 0; a < 3; a++)
-            tlb_array_clear(&c->tlb[p], (enum soft_access)a);
-        c->tlb[p].used = false;
-    }
-    memset(c->large, 0, sizeof *c->large);
-    soft_code_forget_addresses(c);
-}
-
-/* Global pages stay: APM vol. 2, 5.5.2; SDM vol. 3, 4.10.2.4. */
-void soft_tlb_flush_local(struct soft_vcpu *c)
-{
-    soft_slots_clear(c);
-    soft_count(&c->counters.flush_local);
-    soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_LOCAL, 0);
-    for (unsigned p = 0; p < SOFT_CHECKED; p++) {
-        struct soft_tlb *tlb = &c->tlb[p];
-
-        for (unsigned a = 0; tlb->used && a < 3; a++) {
-            for (unsigned i = 0; i < SOFT_TLB_ENTRIES; i++) {
-                if (!tlb->global[a][i])
-                    tlb->entry[a][i].tag = soft_tlb_empty(i);
-            }
-        }
-    }
-    soft_code_forget_local(c);
-}
-
-void soft_tlb_flush_writes(struct soft_vcpu *c)
-{
-    soft_slots_clear(c);
-    soft_count(&c->counters.flush_writes);
-    for (unsigned p = 0; p < SOFT_CHECKED; p++)
-        tlb_array_clear(&c->tlb[p], SOFT_WRITE);
-}
-
-void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear)
-{
-    soft_count(&c->counters.flush_page);
-    soft_trace(c, TRACE_FLUSH, TRACE_FLUSH_PAGE, linear);
-    if (large_seen(c, linear)) {
-        soft_tlb_flush(c);
-        return;
-    }
-    soft_slots_clear(c);
-    for (unsigned p = 0; p < SOFT_CHECKED; p++) {
-        for (unsigned a = 0; a < 3; a++) {
-            unsigned index = (unsigned)(linear >> 12) % SOFT_TLB_ENTRIES;
-            struct soft_tlb_entry *entry = &c->tlb[p].entry[a][index];
-
-            if (entry->tag == (linear & ~UINT64_C(0xfff)))
-                entry->tag = soft_tlb_empty(index);
-        }
-    }
-    soft_code_forget_page(c, linear);
 }
 
 /* Intel SDM vol. 3, 4.4.1: the four PDPTEs are loaded by MOV to CR3 and friends. */

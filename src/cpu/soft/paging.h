@@ -39,9 +39,6 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
                     struct soft_target *target);
 /* How accesses of the running code are judged (the real one behind SOFT_CHECKED). */
 enum soft_privilege soft_privilege_now(const struct soft_vcpu *c);
-/* Empties a new TLB. */
-void soft_tlb_init(struct soft_tlb *tlb);
-void soft_tlb_flush_writes(struct soft_vcpu *c);
 /* Host pointer to a guest-physical byte, up to the end of its page; NULL: no RAM or ROM. */
 uint8_t *soft_host(struct soft_vcpu *c, uint64_t gpa, bool *rom);
 

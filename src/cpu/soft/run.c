@@ -22,6 +22,7 @@
 #include "cpu/soft/sample.h"
 #include "cpu/soft/soft.h"
 #include "cpu/soft/soft_engine.h"
+#include "cpu/soft/tlb.h"
 #include "cpu/soft/translate.h"
 
 #ifndef HWCAP2_FSGSBASE
@@ -560,8 +561,7 @@ static void soft_vcpu_free(struct vcpu *vcpu)
     soft_observer_free(c);
     soft_translator_free(c);
     soft_cache_free(c);
-    free(c->tlb);
-    free(c->large);
+    soft_tlbs_free(c);
     munmap(vcpu, sizeof *vcpu);
 }
 
@@ -579,14 +579,10 @@ static int soft_vcpu_new(struct cpu_vm *vm, unsigned index, struct vcpu **out, s
     c->counted = vm->soft.counted;
     if (vm->soft.tools.trace)
         c->trace = trace_ring_get(vm->soft.tools.trace, index);
-    c->tlb = calloc(SOFT_PRIVILEGES, sizeof *c->tlb);
-    c->large = calloc(1, sizeof *c->large);
-    if (!c->tlb || !c->large || soft_cache_new(c) != 0) {
+    if (!soft_tlbs_new(c) || soft_cache_new(c) != 0) {
         soft_vcpu_free(vcpu);
         return error_set(err, -ENOMEM, "not enough memory for vCPU %u", index);
     }
-    for (unsigned i = 0; i < SOFT_PRIVILEGES; i++)
-        soft_tlb_init(&c->tlb[i]);
     c->idle_op.insn.segment = X86_DS;
     if (vm->soft.translate && soft_translator_new(c) != 0) {
         soft_vcpu_free(vcpu);

@@ -41,11 +41,11 @@ static inline void soft_slots_clear(struct soft_vcpu *c)
 /* After c->privilege changed: which TLB translated code asks. */
 static inline void soft_privilege_apply(struct soft_vcpu *c)
 {
-    struct soft_tlb *now = &c->tlb[c->privilege];
+    struct soft_tlb *now = c->tlb[c->privilege];
 
     if (now == c->tlb_now)
         return;
-    if (c->tlb_now == &c->tlb[SOFT_KERNEL] || c->privilege == SOFT_CHECKED)
+    if (c->tlb_now == c->tlb[SOFT_KERNEL] || c->privilege == SOFT_CHECKED)
         soft_slots_clear(c);
     c->tlb_now = now;
 }

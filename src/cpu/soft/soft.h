@@ -75,19 +75,14 @@ enum soft_privilege {
 struct soft_tlb {
     struct soft_tlb_entry entry[3][SOFT_TLB_ENTRIES]; /* by enum soft_access */
     bool global[3][SOFT_TLB_ENTRIES];                 /* which entries a CR3 load keeps */
-    bool used;
 };
+#define SOFT_SPACES 8 /* PCIDs whose entries are kept */
 
 /* See slots.h. Tags are addresses of pages, pages the host's; by read and write. */
 #define SOFT_SLOTS 32
 struct soft_slots {
     uint64_t tag[2][SOFT_SLOTS];
     uint64_t page[2][SOFT_SLOTS];
-};
-
-/* Where large pages were used since the last flush: see paging.c. */
-struct soft_large_pages {
-    uint64_t seen[64];
 };
 
 /* Vector and x87 state as the host's own unit takes it. */
@@ -194,8 +189,8 @@ struct soft_vcpu {
     bool rmw_locked; /* the VM's code lock is held until soft_rmw_end */
     bool exclusive;  /* no other vCPU runs: soft_exclusive_begin() */
 
-    struct soft_tlb *tlb; /* [SOFT_PRIVILEGES] */
-    struct soft_large_pages *large;
+    struct soft_tlb *tlb[SOFT_PRIVILEGES]; /* the user's: of the current PCID */
+    struct soft_tlbs *tlbs;                /* all of them: tlb.c */
     struct soft_cache *cache;
     struct soft_vm *vm;
     unsigned index;
@@ -225,7 +220,7 @@ struct soft_vcpu {
 
     /* The translator's part (translate.c): addressed through GS by translated code. */
     struct soft_translator *translator;
-    struct soft_tlb *tlb_now;        /* &tlb[privilege] */
+    struct soft_tlb *tlb_now;        /* tlb[privilege] */
     struct soft_slots slots[2];      /* of the kernel's code, of the user's */
     uint64_t slot_empty;             /* the tag of an empty one */
     uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
@@ -252,8 +247,8 @@ struct soft_vcpu {
     struct soft_counters counters;
     struct trace_ring *trace;       /* NULL: nobody asks what happens */
     struct soft_observer *observer; /* NULL: nobody asks what code was made */
-    uint32_t traced_mode;         /* TRACE_MODE_* */
-    struct soft_sampler *sampler; /* NULL: nobody asks where time goes */
+    uint32_t traced_mode;           /* TRACE_MODE_* */
+    struct soft_sampler *sampler;   /* NULL: nobody asks where time goes */
 };
 
 /* What a counted vCPU that is only interpreted did since its owner looked last. */
@@ -284,7 +279,7 @@ struct soft_vm {
     struct soft_vcpu **vcpu;
     struct soft_code *code; /* which pages hold decoded code, see code.c */
     struct cpu_tools tools;
-    void *stubs;            /* vector.c: the stub buffer, shared by all vCPUs */
+    void *stubs; /* vector.c: the stub buffer, shared by all vCPUs */
 };
 
 /* -- the event trace (counters.c); on slow paths only -- */
@@ -375,10 +370,17 @@ void soft_trail_store(struct soft_vcpu *c, const void *host, unsigned length);
  * one (memory-mapped I/O, decoded code, watched). May fault as an access would. */
 void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access);
 
-/* -- paging (paging.c) -- */
+/* -- TLBs (tlb.c) -- */
 void soft_tlb_flush(struct soft_vcpu *c);                       /* all, global ones too */
-void soft_tlb_flush_local(struct soft_vcpu *c);                 /* all but global ones */
+void soft_tlb_flush_local(struct soft_vcpu *c);                 /* this PCID's */
+void soft_tlb_flush_spaces(struct soft_vcpu *c);                /* all but global ones */
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */
+void soft_tlb_flush_pcid(struct soft_vcpu *c, uint16_t pcid);
+void soft_tlb_flush_pcid_page(struct soft_vcpu *c, uint16_t pcid, uint64_t linear);
+/* To the PCID of `cr3`; `keep`: its entries stay. */
+void soft_tlb_switch(struct soft_vcpu *c, uint64_t cr3, bool keep);
+
+/* -- paging (paging.c) -- */
 /* Loads PAE's PDPTEs from cr3; false: reserved bits set (#GP). */
 bool soft_pdpte_load(struct soft_vcpu *c, uint64_t cr3);
 

@@ -8,6 +8,7 @@
  */
 #include <x86intrin.h>
 
+#include "cpu/soft/leaf.h"
 #include "cpu/soft/paging.h"
 #include "cpu/soft/record.h"
 #include "cpu/soft/soft.h"
@@ -66,19 +67,57 @@ static void cr0_write(struct soft_vcpu *c, uint64_t value)
     soft_mode_update(c);
 }
 
-static void cr3_write(struct soft_vcpu *c, uint64_t value)
+/* Bit 63 says that the PCID's TLB entries stay, and is not kept. */
+#define CR3_KEEP (UINT64_C(1) << 63)
+
+static bool pcid_enabled(const struct soft_vcpu *c)
 {
-    if (c->long_mode && (c->cr4 & X86_CR4_PCIDE))
-        value &= ~(UINT64_C(1) << 63); /* "keep this PCID's entries": dropping them is allowed */
-    if (c->long_mode && (value & physical_reserved(c)))
-        soft_raise_code(c, X86_GP, 0);
-    if (is_pae_mode(c) && !soft_pdpte_load(c, value))
-        soft_raise_code(c, X86_GP, 0);
-    c->cr3 = value;
-    soft_trace(c, TRACE_CR3, 0, value);
-    soft_tlb_flush_local(c);
+    return c->long_mode && (c->cr4 & X86_CR4_PCIDE);
+}
+
+static bool cr3_valid(const struct soft_vcpu *c, uint64_t value)
+{
+    if (pcid_enabled(c))
+        value &= ~CR3_KEEP;
+    return !c->long_mode || (value & physical_reserved(c)) == 0;
+}
+
+static void cr3_set(struct soft_vcpu *c, uint64_t value)
+{
+    bool keep = pcid_enabled(c) && (value & CR3_KEEP);
+
+    c->cr3 = keep ? value & ~CR3_KEEP : value;
+    soft_trace(c, TRACE_CR3, 0, c->cr3);
+    soft_tlb_switch(c, c->cr3, keep);
     /* A serializing instruction; Linux' membarrier(2) relies on it. */
     memory_fence();
+}
+
+static void cr3_write(struct soft_vcpu *c, uint64_t value)
+{
+    if (!cr3_valid(c, value) || (is_pae_mode(c) && !soft_pdpte_load(c, value)))
+        soft_raise_code(c, X86_GP, 0);
+    cr3_set(c, value);
+}
+
+static bool leaf_next(struct soft_vcpu *c, const struct soft_op *op)
+{
+    uint64_t next = c->block_rip + op->next;
+
+    if (c->cpl != 0 || !soft_is_canonical(next))
+        return false;
+    c->rip = next;
+    return true;
+}
+
+bool soft_leaf_mov_to_cr(struct soft_vcpu *c, const struct soft_op *op)
+{
+    uint64_t value = c->gpr[op->insn.rm];
+
+    if (op->insn.reg != 3 || !c->long_mode || !cr3_valid(c, value) || !leaf_next(c, op))
+        return false;
+    cr3_set(c, value);
+    return true;
 }
 
 static uint64_t cr4_allowed(const struct soft_vcpu *c)
@@ -586,6 +625,17 @@ static void invlpg(struct soft_vcpu *c, const struct soft_op *op)
     soft_tlb_flush_page(c, linear);
 }
 
+bool soft_leaf_invlpg(struct soft_vcpu *c, const struct soft_op *op)
+{
+    uint64_t linear = soft_effective(c, op);
+
+    if (op->insn.segment >= X86_FS || !leaf_next(c, op))
+        return false;
+    if (soft_is_canonical(linear))
+        soft_tlb_flush_page(c, linear);
+    return true;
+}
+
 static void invpcid(struct soft_vcpu *c, const struct soft_op *op)
 {
     uint64_t descriptor[2];
@@ -600,11 +650,19 @@ static void invpcid(struct soft_vcpu *c, const struct soft_op *op)
         (type < 2 && !(c->cr4 & X86_CR4_PCIDE) && descriptor[0] != 0) ||
         (type == 0 && !soft_is_canonical(descriptor[1])))
         soft_raise_code(c, X86_GP, 0);
-    /* 2 is the type that drops global entries; the others may drop more than they must. */
-    if (type == 2)
+    switch (type) {
+    case 0:
+        soft_tlb_flush_pcid_page(c, (uint16_t)descriptor[0], descriptor[1]);
+        break;
+    case 1:
+        soft_tlb_flush_pcid(c, (uint16_t)descriptor[0]);
+        break;
+    case 2:
         soft_tlb_flush(c);
-    else
-        soft_tlb_flush_local(c);
+        break;
+    default:
+        soft_tlb_flush_spaces(c);
+    }
 }
 
 static void cpl0_only(struct soft_vcpu *c, const struct soft_op *op)

@@ -222,6 +222,8 @@ static const struct leaf_row {
     [X86_OP_POPF] = {soft_leaf_popf, false, true},
     [X86_OP_STAC] = {soft_leaf_smap, false, false},
     [X86_OP_CLAC] = {soft_leaf_smap, false, false},
+    [X86_OP_MOV_TO_CR] = {soft_leaf_mov_to_cr, true, false},
+    [X86_OP_INVLPG] = {soft_leaf_invlpg, true, false},
     [X86_OP_MOV_TO_SEG] = {soft_leaf_mov_to_seg, true, true},
     [X86_OP_RDFSBASE] = {soft_leaf_base, false, true},
     [X86_OP_RDGSBASE] = {soft_leaf_base, false, true},
