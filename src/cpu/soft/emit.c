@@ -249,6 +249,11 @@ void emit_inc_state(struct emit *e, int32_t disp)
     put_state(e, OPCODE(.opcode = 0xff, .wide = true), 0, disp);
 }
 
+void emit_dec_state32(struct emit *e, int32_t disp)
+{
+    put_state(e, OPCODE(.opcode = 0xff), (enum host_register)1, disp);
+}
+
 void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value)
 {
     put_state(e, OPCODE(.opcode = 0x83, .immediate = (uint8_t)value, .immediate_bytes = 1),

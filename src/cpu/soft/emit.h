@@ -117,6 +117,7 @@ void emit_mov_state_reg32(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg16(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value); /* 32-bit store */
 void emit_inc_state(struct emit *e, int32_t disp);                       /* 64 bits; not CF */
+void emit_dec_state32(struct emit *e, int32_t disp);
 void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value);
 
 /* Tables in the state: [gs:at + disp]. `at` is neither RSP nor R12. */

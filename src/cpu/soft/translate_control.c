@@ -191,24 +191,37 @@ uint16_t tr_live_at(const struct translation *tr, int32_t target)
                                 LOOK_AHEAD);
 }
 
+/* A conditional jump that is itself the link to a target further on in the page. */
+static void jcc_link(struct translation *tr, enum emit_condition condition, int32_t target)
+{
+    struct cold *cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, condition), COLD_LINK);
+
+    cold->link = link_new(tr, cold->place, target);
+}
+
+/* One side is a link at the Jcc itself, if it needs neither guard nor poll; the other follows. */
 static bool jcc_emit(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
-    int32_t taken;
+    enum emit_condition condition = (enum emit_condition)(op->insn.opcode & 15);
+    int32_t taken, next = tr_page_offset(tr, op->next);
     uint8_t *place;
-    bool flags_memory;
 
     if (!tr_branch_offset(tr, op, &taken))
         return false;
     tr_flags_load(tr);
-    flags_memory = tr->flags_memory;
-    place = emit_jcc_rel32(&tr->e, (enum emit_condition)(op->insn.opcode & 15));
-    tr_exit_direct(tr, tr_page_offset(tr, op->next), i,
-                   tr_live_at(tr, tr_page_offset(tr, op->next)));
-    tr->flags_host = true;
-    tr->flags_memory = flags_memory;
-    emit_patch_rel32(place, tr->e.at);
-    tr_exit_direct(tr, taken, i, tr_live_at(tr, taken));
+    if (is_plain(tr, taken) && taken > next) {
+        jcc_link(tr, condition, taken);
+        tr_exit_direct(tr, next, i, tr_live_at(tr, next));
+    } else if (is_plain(tr, next)) {
+        jcc_link(tr, (enum emit_condition)(condition ^ 1), next);
+        tr_exit_direct(tr, taken, i, tr_live_at(tr, taken));
+    } else {
+        place = emit_jcc_rel32(&tr->e, condition);
+        tr_exit_direct(tr, next, i, FLAGS_ALL);
+        emit_patch_rel32(place, tr->e.at);
+        tr_exit_direct(tr, taken, i, tr_live_at(tr, taken));
+    }
     return true;
 }
 
@@ -531,9 +544,28 @@ static void cold_lookup(struct translation *tr, const struct cold *cold, bool in
 {
     uint32_t site = tr_site_new(tr, cold->op);
 
-    tr->t->sites[site].link = cold->link;
     emit_mov_state_imm32(&tr->e, STATE(exit_site), site);
-    tr_jump_to(tr, tr->t->fixed.lookup[in_memory]);
+    if (cold->link) {
+        tr->t->sites[site].link = cold->link;
+        cold->link->failed = emit_jmp_rel32(&tr->e); /* at first to C, which links it */
+        emit_patch_rel32(cold->link->failed,
+                         to_write(tr->t, tr->t->fixed.exit[EXIT_RIP][in_memory]));
+    } else {
+        tr_jump_to(tr, tr->t->fixed.lookup[in_memory]);
+    }
+}
+
+/* From `place`: to `lookup`, by the branch's own kind. */
+static void cold_go(struct translation *tr, const struct cold *cold, uint8_t *place,
+                    const uint8_t *lookup)
+{
+    emit_patch_rel32(place, tr->e.at);
+    if (cold->call) {
+        emit_patch_rel32(emit_call_rel32(&tr->e), lookup);
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
+    } else {
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), lookup);
+    }
 }
 
 /* Both the link while it has no target and the failed guard: but the one has called already, where
@@ -546,11 +578,8 @@ static void cold_guard(struct translation *tr, const struct cold *cold)
     cold->link->unlinked = lookup;
     emit_patch_rel32(cold->link->place, lookup);
     emit_patch_rel32(cold->place, lookup);
-    if (cold->call) {
-        emit_patch_rel32(cold->place, tr->e.at);
-        emit_patch_rel32(emit_call_rel32(&tr->e), lookup);
-        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
-    }
+    if (cold->call)
+        cold_go(tr, cold, cold->place, lookup);
 }
 
 /* R10 of an inline lookup that missed: the rip again, and to the other lookup. */
@@ -561,18 +590,13 @@ static void cold_missed(struct translation *tr, const struct cold *cold, uint8_t
 
     emit_patch_rel32(missed, tr->e.at);
     emit_alu_reg_state(&tr->e, EMIT_SUB, HOST_R10, salt);
-    if (cold->call) {
-        emit_patch_rel32(emit_call_rel32(&tr->e), lookup);
-        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
-    } else {
-        emit_patch_rel32(emit_jmp_rel32(&tr->e), lookup);
-    }
+    cold_go(tr, cold, NULL, lookup);
 }
 
 static void cold_indirect(struct translation *tr, const struct cold *cold)
 {
     const uint8_t *lookup = tr->e.at;
-    uint8_t *missed = cold->missed;
+    uint8_t *missed = cold->missed, *impatient = NULL;
 
     emit_patch_rel32(cold->place, lookup);
     cold_lookup(tr, cold, true);
@@ -580,12 +604,16 @@ static void cold_indirect(struct translation *tr, const struct cold *cold)
         cold->link->unlinked = lookup;
         emit_patch_rel32(cold->link->place, lookup);
         emit_patch_rel32(cold->place, tr->e.at);
+        emit_dec_state32(&tr->e, STATE(link_patience));
+        impatient = emit_jcc_rel32(&tr->e, EMIT_IF_E);
         missed = lookup_emit(tr, cold->call);
         if (cold->call)
             emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
     }
     if (missed)
         cold_missed(tr, cold, missed, lookup);
+    if (impatient)
+        cold_go(tr, cold, impatient, lookup);
 }
 
 void tr_branch_cold(struct translation *tr, const struct cold *cold)

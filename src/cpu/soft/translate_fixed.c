@@ -362,6 +362,30 @@ static void lookup_emit(struct soft_translator *t, struct emit *e, bool in_memor
     emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][in_memory]));
 }
 
+/* A link has failed: to the lookup, but now and then to C, which links it anew. So links that fail
+ * often, as those of a process that has ended, are the first to get another target. */
+static void missed_emit(struct soft_translator *t, struct emit *e, bool in_memory)
+{
+    uint8_t *over;
+
+    t->fixed.missed[in_memory] = to_execute(t, e->at);
+    if (in_memory) {
+        emit_dec_state32(e, STATE(link_patience));
+        emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), to_write(t, t->fixed.lookup[1]));
+    } else {
+        emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
+        emit_mov_reg_state32(e, HOST_RCX, STATE(link_patience));
+        emit_lea(e, HOST_RCX, HOST_RCX, HOST_NONE, 0, -1);
+        emit_mov_state_reg32(e, STATE(link_patience), HOST_RCX);
+        over = emit_jrcxz_rel8(e);
+        emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+        emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.lookup[0]));
+        emit_patch_rel8(over, e->at);
+        emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
+    }
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][in_memory]));
+}
+
 /* A return whose frame is not the last one: to R10, whose key is in R11; flags are in memory. What
  * lies above its own frame was left by calls that did not return (longjmp and the like). Where none
  * of the next few is its own (another stack, a changed return address), all are kept. */
@@ -404,6 +428,8 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     }
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
         lookup_emit(t, &e, in_memory);
+    for (unsigned in_memory = 0; in_memory < 2; in_memory++)
+        missed_emit(t, &e, in_memory);
     unwind_emit(t, &e);
     t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;
     t->used = t->fixed_bytes;

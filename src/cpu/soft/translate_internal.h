@@ -27,6 +27,7 @@ struct soft_link {
      * displacement of the salt that the code adds, `salt` or `salt_global`. NULL: the target lies
      * on the same page. */
     uint8_t *key, *salt;
+    uint8_t *failed; /* rel32 of what follows a comparison that fails */
     int32_t target; /* offset from the page's beginning */
     bool indirect;  /* `target` has no meaning */
     bool flags_in_memory;
@@ -53,6 +54,7 @@ struct fixed {
     uint8_t *exit[EXIT_KINDS][2];
     uint8_t *twin[2]; /* the same, to be called, for an operation that does not end its block */
     uint8_t *lookup[2];
+    uint8_t *missed[2]; /* the same for a link that failed */
     uint8_t *unwind; /* of the return stack, see translate_control.c */
     uint8_t *vector_load, *vector_present;
     uint8_t *leaf;

@@ -16,6 +16,8 @@
 #include "cpu/soft/paging.h"
 #include "cpu/soft/translate_internal.h"
 
+#define LINK_PATIENCE 128
+
 /* -- the cache -- */
 
 static int cache_map(struct soft_translator *t)
@@ -135,6 +137,8 @@ static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
         return;
     memcpy(link->key, &key, sizeof key);
     memcpy(link->salt, &salt, sizeof salt);
+    emit_patch_rel32(link->failed,
+                     to_write(c->translator, c->translator->fixed.missed[link->flags_in_memory]));
     link_patch(c->translator, link, target);
     soft_count(&c->counters.linked);
 }
@@ -339,6 +343,7 @@ const uint8_t *soft_exit_rip(struct soft_vcpu *c)
     block = next_block(c);
     if (!block)
         return NULL;
+    c->link_patience = LINK_PATIENCE;
     lookup_fill(c, block);
     if (t->flushes == flushes && c->exit_site < t->site_count && t->sites[c->exit_site].link)
         link_patch_guarded(c, t->sites[c->exit_site].link, block);
