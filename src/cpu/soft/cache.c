@@ -54,6 +54,11 @@ struct space {
     struct pages pages;
 };
 
+/* What code_key and code_key_global make. */
+struct salts {
+    uint64_t key, key_global, salt, salt_global;
+};
+
 struct soft_cache {
     struct jump_entry jump[JUMP_ENTRIES];
     /* Of addresses: jump entries made under an older one do not count. Entries on global pages have
@@ -62,6 +67,7 @@ struct soft_cache {
     struct pages global_pages;
     struct space space[SOFT_SPACES]; /* as tlb.c numbers them */
     struct space *now;
+    struct salts salts[SOFT_MODES];
     uint64_t secret;  /* makes salts that no guest can compute: see key_update() */
     uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
     uint32_t cs_limit;
@@ -222,6 +228,20 @@ static bool vectors_free(const struct soft_vcpu *c)
            (c->cr4 & X86_CR4_OSFXSR) && saved && cpuid->feature[X86_FEATURE_AVX];
 }
 
+/* The mode changes often, from among few; the generations seldom. */
+static void salts_update(struct soft_vcpu *c, unsigned mode)
+{
+    struct salts *salts = &c->cache->salts[mode];
+
+    if (salts->key != c->code_key || salts->key_global != c->code_key_global)
+        *salts = (struct salts){.key = c->code_key,
+                                .key_global = c->code_key_global,
+                                .salt = scramble(c->code_key ^ c->cache->secret),
+                                .salt_global = scramble(c->code_key_global ^ c->cache->secret)};
+    c->salt = salts->salt;
+    c->salt_global = salts->salt_global;
+}
+
 /* A lookup key is rip + salt: some rip makes the key of any entry, stale and empty ones too. A
  * guest that knew the salts could branch there. */
 static void key_update(struct soft_vcpu *c)
@@ -232,8 +252,7 @@ static void key_update(struct soft_vcpu *c)
 
     c->code_key = c->cache->now->generation << 5 | mode;
     c->code_key_global = c->cache->generation_global << 5 | mode;
-    c->salt = scramble(c->code_key ^ c->cache->secret);
-    c->salt_global = scramble(c->code_key_global ^ c->cache->secret);
+    salts_update(c, mode);
     soft_privilege_apply(c);
 }
 

@@ -73,6 +73,7 @@ bool soft_code_is_global(const struct soft_vcpu *c, const struct soft_block *blo
         */
 
 #define SOFT_MODE_USER 16u /* CPL 3 */
+#define SOFT_MODES     32u
 
 /* A vCPU is running while it may hold pointers into guest memory that it has checked. */
 void soft_code_enter(struct soft_vcpu *c);

@@ -51,6 +51,7 @@ struct span {
     unsigned length;
     enum soft_access access;
     enum soft_privilege privilege;
+    uint64_t mask; /* of linear addresses */
     struct part part[2];
     unsigned parts;
 };
@@ -85,7 +86,7 @@ static void watchpoints_check(const struct span *s)
 static void part_translate(struct span *s, uint64_t linear, unsigned length)
 {
     struct part *part = &s->part[s->parts++];
-    struct soft_walk_request request = {.linear = linear & s->c->address_mask,
+    struct soft_walk_request request = {.linear = linear & s->mask,
                                         .access = s->access,
                                         .privilege = s->privilege,
                                         .cache = s->c->privilege != SOFT_CHECKED};
@@ -220,7 +221,8 @@ static struct span span_of(struct soft_vcpu *c, uint64_t linear, unsigned length
                          .linear = linear,
                          .length = length,
                          .access = access,
-                         .privilege = soft_privilege_now(c)};
+                         .privilege = soft_privilege_now(c),
+                         .mask = c->address_mask};
 }
 
 static __attribute__((noinline)) uint64_t load_slow(struct soft_vcpu *c, uint64_t linear,
@@ -341,10 +343,29 @@ void soft_probe(struct soft_vcpu *c, uint64_t linear, unsigned length, enum soft
 
 /* -- with another privilege -- */
 
+/* The processor's own accesses, to tables and inner stacks, have 64-bit addresses in compatibility
+ * mode too. */
 static struct span span_as(struct soft_vcpu *c, uint64_t linear, unsigned length,
                            enum soft_privilege privilege)
 {
-    return (struct span){.c = c, .linear = linear, .length = length, .privilege = privilege};
+    return (struct span){.c = c,
+                         .linear = linear,
+                         .length = length,
+                         .privilege = privilege,
+                         .mask = c->long_mode ? UINT64_MAX : UINT32_MAX};
+}
+
+/* In that privilege's TLB; NULL: take the slow way. */
+static void *span_find(const struct span *s, enum soft_access access)
+{
+    const struct soft_vcpu *c = s->c;
+    const struct soft_tlb_entry *entry =
+        &c->tlb[s->privilege]->entry[access][(s->linear >> 12) % SOFT_TLB_ENTRIES];
+
+    if (c->privilege == SOFT_CHECKED || s->linear > s->mask ||
+        entry->tag != ((s->linear + s->length - 1) & ~PAGE_OFFSET))
+        return NULL;
+    return (void *)(uintptr_t)(entry->page + (s->linear & PAGE_OFFSET));
 }
 
 static enum soft_privilege system_privilege(const struct soft_vcpu *c)
@@ -360,10 +381,14 @@ static enum soft_privilege privilege_as(const struct soft_vcpu *c, uint8_t cpl)
 static uint64_t load_privileged(struct span s)
 {
     _Alignas(8) uint8_t bytes[8] = {0};
+    const void *host = span_find(&s, SOFT_READ);
     uint64_t value;
 
     s.access = SOFT_READ;
-    span_load(&s, bytes);
+    if (host)
+        host_copy(bytes, host, s.length);
+    else
+        span_load(&s, bytes);
     memcpy(&value, bytes, sizeof value);
     return value;
 }
@@ -371,10 +396,16 @@ static uint64_t load_privileged(struct span s)
 static void store_privileged(struct span s, uint64_t value)
 {
     _Alignas(8) uint8_t bytes[8];
+    void *host = span_find(&s, SOFT_WRITE);
 
     s.access = SOFT_WRITE;
     memcpy(bytes, &value, sizeof value);
-    span_store(&s, bytes);
+    if (host && s.c->trail)
+        soft_trail_store(s.c, host, s.length);
+    if (host)
+        host_copy(host, bytes, s.length);
+    else
+        span_store(&s, bytes);
 }
 
 uint64_t soft_system_load(struct soft_vcpu *c, uint64_t linear, unsigned size)
@@ -393,7 +424,8 @@ void soft_system_probe(struct soft_vcpu *c, uint64_t linear, unsigned length,
     struct span s = span_as(c, linear, length, system_privilege(c));
 
     s.access = access;
-    span_prepare(&s);
+    if (!span_find(&s, access))
+        span_prepare(&s);
 }
 
 void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value, unsigned size)
@@ -412,7 +444,8 @@ void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned l
     struct span s = span_as(c, linear, length, privilege_as(c, cpl));
 
     s.access = access;
-    span_prepare(&s);
+    if (!span_find(&s, access))
+        span_prepare(&s);
 }
 
 /* -- read-modify-write -- */

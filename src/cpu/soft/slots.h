@@ -6,7 +6,7 @@
  * what the access waits for. A slot repeats a TLB entry; when any of those goes, all slots go.
  *
  * Kernel and user code have slots of their own. The kernel's may be filled while SMAP is suspended
- * (SOFT_KERNEL): they are emptied at the end of that. On SOFT_CHECKED all stay empty.
+ * (SOFT_KERNEL): those are emptied at the end of that. On SOFT_CHECKED all stay empty.
  *
  * Any address, canonical or not, can be a guest's; so an empty slot's tag is a secret address that
  * is not canonical, and its page is never used by a guest that does not know it.
@@ -26,16 +26,28 @@
 /* From a tag to its page, in bytes. */
 #define SOFT_SLOT_PAGE ((int32_t)(sizeof(uint64_t) * 2 * SOFT_SLOTS))
 
-static inline void soft_slots_clear(struct soft_vcpu *c)
+static inline void soft_slots_clear_of(struct soft_vcpu *c, unsigned user)
 {
-    uint64_t *tag = &c->slots[0].tag[0][0];
+    uint64_t *tag = &c->slots[user].tag[0][0];
 
     _Static_assert(sizeof c->slots[0].tag == 2 * 8 * SOFT_SLOTS, "tags lie together");
     for (unsigned i = 0; i < 2 * SOFT_SLOTS; i++)
         tag[i] = c->slot_empty;
-    tag = &c->slots[1].tag[0][0];
-    for (unsigned i = 0; i < 2 * SOFT_SLOTS; i++)
-        tag[i] = c->slot_empty;
+}
+
+static inline void soft_slots_clear(struct soft_vcpu *c)
+{
+    soft_slots_clear_of(c, 0);
+    soft_slots_clear_of(c, 1);
+}
+
+/* SMAP holds again: the slots that were filled meanwhile, most often one. */
+static inline void soft_slots_end_ac(struct soft_vcpu *c)
+{
+    if (c->slot_fills == 1)
+        *(uint64_t *)(void *)((uint8_t *)c + c->slot_filled) = c->slot_empty;
+    else if (c->slot_fills != 0)
+        soft_slots_clear_of(c, 0);
 }
 
 /* After c->privilege changed: which TLB translated code asks. */
@@ -45,8 +57,12 @@ static inline void soft_privilege_apply(struct soft_vcpu *c)
 
     if (now == c->tlb_now)
         return;
-    if (c->tlb_now == c->tlb[SOFT_KERNEL] || c->privilege == SOFT_CHECKED)
+    if (c->privilege == SOFT_CHECKED)
         soft_slots_clear(c);
+    else if (c->tlb_now == c->tlb[SOFT_KERNEL])
+        soft_slots_end_ac(c);
+    if (c->privilege == SOFT_KERNEL)
+        c->slot_fills = 0;
     c->tlb_now = now;
 }
 

@@ -49,7 +49,7 @@ struct soft_tlb_entry {
     uint64_t tag; /* linear address of the page, or soft_tlb_empty() */
     uint64_t page;
 };
-#define SOFT_TLB_ENTRIES 1024
+#define SOFT_TLB_ENTRIES 16384
 
 /*
  * The tag of an unused entry: of a page that never comes to it, nor to the one before it (an access
@@ -134,10 +134,10 @@ struct soft_vcpu {
     uint16_t arith;
     uint32_t rflags; /* all others (bit 1 included, arithmetic bits 0) */
 
-    const struct soft_op *op;     /* running */
-    const struct soft_op *op_end; /* of the running block; lowered to stop it early */
+    const struct soft_op *op;       /* running */
+    const struct soft_op *op_end;   /* of the running block; lowered to stop it early */
     const struct soft_op *op_first; /* those from here to `op` are not taken off `fuel` yet */
-    uint64_t block_rip;           /* rip of the running block's first byte */
+    uint64_t block_rip;             /* rip of the running block's first byte */
     _Atomic uint32_t request;
 
     uint8_t cpl;
@@ -212,11 +212,11 @@ struct soft_vcpu {
     /* How many operations may still be completed and events delivered. Kept by all, right at each
      * block boundary; translated code takes its part only where `counted`. */
     int64_t fuel;
-    int64_t fuel_cut; /* by_block: taken away so that the run ends behind the block */
-    bool by_block;    /* counted, and a run ends behind each block */
-    struct soft_trail *trail; /* NULL: nobody asks which blocks ran and where they stored */
+    int64_t fuel_cut;           /* by_block: taken away so that the run ends behind the block */
+    bool by_block;              /* counted, and a run ends behind each block */
+    struct soft_trail *trail;   /* NULL: nobody asks which blocks ran and where they stored */
     struct soft_record *record; /* NULL: nobody records what comes from outside, see record.h */
-    struct soft_op idle_op; /* what c->op points to between blocks */
+    struct soft_op idle_op;     /* what c->op points to between blocks */
 
     /* The translator's part (translate.c): addressed through GS by translated code. */
     struct soft_translator *translator;
@@ -224,8 +224,9 @@ struct soft_vcpu {
     struct soft_slots slots[2];      /* of the kernel's code, of the user's */
     uint64_t slot_empty;             /* the tag of an empty one */
     uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
-    uint32_t slot_what;              /* offset in it, and what soft_leaf_fill() is told */
-    uint64_t code_page;              /* linear address of the page that translated code runs on */
+    uint64_t slot_filled, slot_fills; /* the slot filled last; how many since SOFT_KERNEL began */
+    uint32_t slot_what;               /* offset in it, and what soft_leaf_fill() is told */
+    uint64_t code_page;               /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
     uint64_t branch_target; /* of a call whose push is under way */
     uint32_t link_patience; /* links that may fail until one is linked anew */
@@ -274,7 +275,7 @@ struct soft_vm {
     unsigned vcpu_count;
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;
-    bool counted; /* its vCPUs are */
+    bool counted;            /* its vCPUs are */
     uint8_t translate_after; /* interpretations of a block before it is translated */
     size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
     struct soft_vcpu **vcpu;

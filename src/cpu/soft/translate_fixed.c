@@ -290,8 +290,10 @@ static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access acce
     miss = emit_jcc_rel32(e, EMIT_IF_A);
     push_r11(e, array);
     push_r11(e, array + 8);
+    emit_inc_state(e, STATE(slot_fills));
     emit_add_reg_mem(e, HOST_R10, HOST_R11, array + 8);
     emit_mov_reg_state(e, HOST_R11, STATE(saved_slot));
+    emit_mov_state_reg(e, STATE(slot_filled), HOST_R11);
     pop_gs_r11(e, SOFT_SLOT_PAGE);
     pop_gs_r11(e, 0);
     emit_ret(e); /* flags are those of ADD: no host address is 0 */
