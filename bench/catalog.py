@@ -8,6 +8,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "freehold")
 OUT = os.path.join(CACHE, "bench")
 PROGRAMS = os.path.join(OUT, "programs")
+REAL = os.path.join(HERE, "real")
+DEBIAN = os.path.join(OUT, "debian")
 
 # Groups of programs: name, what is in it, the slowdown that Freehold must stay below.
 GROUPS = (
@@ -36,7 +38,35 @@ class Program:
 
     def line(self, count):
         """What the agent (programs/main.c) is told."""
-        return f"!{self.command}" if self.command else f"{self.name} {count}"
+        return f"!cd /tmp; {self.command}" if self.command else f"{self.name} {count}"
+
+
+# Commands for the shell of the Debian root (images/bench), where /tmp has the files of real/. Each
+# prints what tells a wrong result.
+COMMANDS = (
+    ("code", "node", "node work.js"),
+    ("real", "shell", "i=0; while [ $i -lt 150000 ]; do i=$((i + 1)); "
+                      "case $i in *77) x=$x.$i;; esac; done; echo $i ${#x}"),
+    ("real", "pipes", "for i in $(seq 60); do echo $i | sed s/1/2/ | tr 2 3; done"),
+    ("real", "sort", "for key in 1 2 3; do sort -k $key text | cksum; done"),
+    ("real", "gzip", "gzip -c text | gzip -dc | cksum"),
+    ("real", "zstd", "for level in 3 7; do "
+                     "zstd -$level --single-thread -qc text | zstd -qdc | cksum; done"),
+    ("real", "xz", "head -c 2500000 text | xz -1 -c | xz -dc | cksum"),
+    ("real", "python3", "python3 work.py"),
+    ("real", "perl", "perl work.pl"),
+    ("real", "sqlite3", "sqlite3 work.db <work.sql; rm work.db"),
+    ("real", "gcc", "gcc -O2 -S -o - work.c | cksum"),
+    ("real", "openssl", "for i in 1 2 3; do openssl dgst -sha512 text; openssl dgst -sha256 text; "
+                        "openssl enc -aes-256-cbc -K $(printf %064d $i) -iv $(printf %032d $i) "
+                        "-in text | openssl dgst -md5; done; "
+                        "openssl prime 170141183460469231731687303715884105727"),
+    ("real", "awk", "awk '{ for (i = 1; i <= NF; i++) n[$i]++ } "
+                    "END { for (w in n) s += n[w] * length(w); print s }' text"),
+    ("real", "grep", "for i in 1 2 3 4 5 6 7 8; do grep -cE '(int|long) [a-z_]+ *\\(' text; done"),
+    ("real", "starts", "for i in 1 2 3 4 5 6; do perl -e 'print 1'; python3 -c 'print(1)'; "
+                       "sqlite3 :memory: 'select 1'; openssl version; done"),
+)
 
 
 def compile_programs():
@@ -55,9 +85,11 @@ def compile_programs():
 
 
 def programs():
-    """Those that PROGRAMS has, the group "scaling" left out."""
+    """All that are measured alone: those of PROGRAMS, "scaling" left out, and the commands."""
     listed = subprocess.run([PROGRAMS, "list"], capture_output=True, text=True, check=True)
     for line in listed.stdout.splitlines():
         group, name, count, divisor = line.split("|")
         if group != "scaling":
             yield Program(group, name, int(count), int(divisor))
+    for group, name, command in COMMANDS:
+        yield Program(group, name, command=command)

@@ -24,6 +24,7 @@ from vm import FREEHOLD, Console, Vm  # noqa: E402
 KERNEL = os.path.join(catalog.CACHE, "kernel", "vmlinuz")
 INITRD = os.path.join(catalog.CACHE, "busybox", "initrd")
 LIMIT_S = 300
+PREPARE = "!/tmp/prepare"  # in the Debian root
 ANSWER = re.compile(r"bench: (no|failed|([0-9a-f]{16}) ([0-9.]+) ([0-9.]+))\r*\n")
 
 
@@ -88,19 +89,40 @@ class Place:
         return Run(match.group(2), float(match.group(3)), wall, self.cpu_of(match, cpu))
 
 
-class Native(Place):
-    """The agent as a process of this host."""
+# Mounts are private to the new name space. $1 is the Debian root, the rest are files for its /tmp.
+ENTER_DEBIAN = """
+root=$1
+shift
+mount -t tmpfs tmpfs "$root/tmp"
+mount --rbind /dev "$root/dev"
+mount --rbind /proc "$root/proc"
+cp "$@" "$root/tmp"
+exec chroot "$root" /tmp/programs
+"""
 
-    def __init__(self, command):
+
+class Native(Place):
+    """The agent as a process of this host, on the Debian root if that is wanted."""
+
+    def __init__(self, with_debian):
         super().__init__("native")
-        self.command = command
+        self.with_debian = with_debian
 
     def open(self):
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE)
+        command, environment = [catalog.PROGRAMS], {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+        if self.with_debian:
+            user = [] if os.geteuid() == 0 else ["--map-root-user"]
+            files = [os.path.join(catalog.REAL, name) for name in os.listdir(catalog.REAL)]
+            command = ["unshare", "--mount", *user, "sh", "-ec", ENTER_DEBIAN, "sh",
+                       os.path.join(catalog.DEBIAN, "root"), catalog.PROGRAMS, *files]
+            environment["PATH"] += ":/usr/sbin:/sbin"
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=environment)
         self.console = Console(self.process.stdout.fileno())
         self.pid = self.process.pid
         self.expect("bench: ready", LIMIT_S)
+        if self.with_debian:
+            self.measure(PREPARE)
 
     def close(self):
         if self.pid is not None:
@@ -134,6 +156,8 @@ class Guest(Place):
                                            **self.options}))
         self.pid = self.vm.process.pid
         self.expect("bench: ready", LIMIT_S)
+        if "disk" in self.options:
+            self.measure(PREPARE)
 
     def close(self):
         if self.pid is not None:
@@ -144,7 +168,10 @@ class Guest(Place):
         self.vm.send(text)
 
     def expect(self, pattern, limit_s):
-        return self.vm.expect(pattern, limit_s)
+        try:
+            return self.vm.expect(pattern, limit_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.vm.errors.text}") from None
 
     @staticmethod
     def cpu_of(_, cpu):
@@ -165,18 +192,19 @@ class Guest(Place):
 
 
 def agent_initrd():
-    """The busybox guest's initrd with the agent and a script that starts it."""
+    """The busybox guest's initrd with the agent, a script that starts it, and the files of real/."""
     made = os.path.join(catalog.OUT, "initrd")
     start = os.path.join(catalog.HERE, "start")
-    sources = [INITRD, catalog.PROGRAMS, start]
+    real = [os.path.join(catalog.REAL, name) for name in os.listdir(catalog.REAL)]
+    sources = [INITRD, catalog.PROGRAMS, start, *real]
     if os.path.exists(made) and os.path.getmtime(made) > max(map(os.path.getmtime, sources)):
         return made
     with tempfile.TemporaryDirectory(dir=catalog.OUT) as folder:
-        os.mkdir(os.path.join(folder, "bench"))
+        os.makedirs(os.path.join(folder, "bench", "real"))
         subprocess.run(["cp", catalog.PROGRAMS, start, os.path.join(folder, "bench")], check=True)
-        archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=folder,
-                                 input=b"bench\nbench/programs\nbench/start\n",
-                                 capture_output=True, check=True).stdout
+        subprocess.run(["cp", *real, os.path.join(folder, "bench", "real")], check=True)
+        archive = subprocess.run("find bench | cpio --quiet -o -H newc -R 0:0", cwd=folder,
+                                 shell=True, capture_output=True, check=True).stdout
         with open(os.path.join(folder, "initrd"), "wb") as file, open(INITRD, "rb") as busybox:
             file.write(busybox.read() + archive)
         os.rename(file.name, made)
@@ -197,11 +225,13 @@ def freehold(binary, engine, extra):
 
 
 def qemu(options):
+    """The same for QEMU, which must not insist on a lock of what Freehold has open, too."""
     disk = options.get("disk")
     readonly = ",readonly=on" if options.get("readonly") else ""
     return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-display",
             "none", "-serial", "stdio", "-kernel", KERNEL, "-initrd", options["initrd"],
             "-append", options["append"], "-m", options.get("memory", "1G"),
             "-smp", options.get("cpus", "1"),
-            *(["-drive", f"file={disk},format=raw,if=virtio{readonly}"] if disk else []),
+            *(["-drive", f"file={disk},format=raw,if=virtio,file.locking=off{readonly}"]
+              if disk else []),
             *(["-nic", "user,model=virtio-net-pci"] if "net" in options else [])]

@@ -209,6 +209,34 @@ package_fetch()
     fi
 }
 
+# How mmdebstrap may work for this user; in $mode.
+mode_choose()
+{
+    if [ "$(id -u)" = 0 ]; then
+        mode=root
+    elif unshare -U true 2>/dev/null && grep -q "^$(id -un):" /etc/subuid 2>/dev/null; then
+        mode=unshare
+        need newuidmap uidmap
+    elif command -v fakechroot >/dev/null; then
+        mode=fakechroot
+    elif unshare -U true 2>/dev/null; then
+        die "making a Debian image without root needs subordinate ids; add them with:" \
+            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
+    else
+        die "this host lets $(id -un) make no user namespace, so making a Debian image needs" \
+            "fakechroot; install it with: sudo apt-get install fakechroot"
+    fi
+    [ "$mode" = root ] || need fakeroot fakeroot
+}
+
+# Dies unless a Debian root can be made here.
+tools_check()
+{
+    need mmdebstrap mmdebstrap
+    need mke2fs e2fsprogs
+    mode_choose
+}
+
 # The real package behind linux-image-cloud-amd64.
 kernel_package()
 {
