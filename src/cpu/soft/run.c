@@ -24,6 +24,7 @@
 #include "cpu/soft/soft_engine.h"
 #include "cpu/soft/tlb.h"
 #include "cpu/soft/translate.h"
+#include "cpu/soft/weaknesses.h"
 
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE 2 /* the kernel lets user code write GS's base */
@@ -522,6 +523,7 @@ static int soft_vm_new(const struct cpu_config *config, struct cpu_vm **out, str
         return error_set(err, -ENOMEM, "not enough memory for the soft engine");
     vm->soft.mem = config->mem;
     vm->soft.cpuid = config->cpuid;
+    vm->soft.arch_capabilities = soft_arch_capabilities(SOFT_WEAKNESSES_DIRECTORY);
     vm->soft.vcpu_count = config->vcpu_count;
     vm->soft.has_wrgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
     vm->soft.translate = !config->interpret_only;

@@ -272,6 +272,7 @@ struct soft_trail {
 struct soft_vm {
     struct mem *mem;
     const struct x86_cpuid *cpuid;
+    uint64_t arch_capabilities; /* the MSR */
     unsigned vcpu_count;
     bool has_wrgsbase; /* else GS's base is set by arch_prctl(2) */
     bool translate;

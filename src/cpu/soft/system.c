@@ -397,7 +397,7 @@ static void rdmsr(struct soft_vcpu *c, const struct soft_op *op)
     if (index == X86_MSR_TSC) {
         value = guest_tsc(c);
     } else if (index == X86_MSR_ARCH_CAPABILITIES) {
-        value = X86_ARCH_CAPABILITIES;
+        value = c->vm->arch_capabilities;
     } else if (index == X86_MSR_MTRRCAP) {
         value = X86_MTRR_VARIABLE_COUNT | 0x500; /* fixed ranges, write-combining */
     } else {

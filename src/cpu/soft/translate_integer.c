@@ -53,6 +53,8 @@ static bool memory_written(const struct x86_insn *insn)
 static enum x86_feature feature_of(const struct x86_insn *insn)
 {
     switch (insn->op) {
+    case X86_OP_CMPXCHG8B:
+        return insn->operand_size == 8 ? X86_FEATURE_CX16 : X86_FEATURE_NONE;
     case X86_OP_POPCNT:
         return X86_FEATURE_POPCNT;
     case X86_OP_TZCNT:
@@ -97,6 +99,7 @@ static bool is_native(const struct soft_vcpu *c, const struct x86_insn *insn)
     case X86_OP_BSF ... X86_OP_CRC32:
     case X86_OP_XADD:
     case X86_OP_CMPXCHG:
+    case X86_OP_CMPXCHG8B:
     case X86_OP_XCHG ... X86_OP_MOVSXD:
     case X86_OP_CMOV:
     case X86_OP_SETCC:
@@ -203,6 +206,7 @@ static bool plain_emit(struct translation *tr, unsigned i)
     struct check check = {.op = i, .size = memory_size(insn)};
 
     check.access = memory_written(insn) ? SOFT_WRITE : SOFT_READ;
+    check.align = check.size == 16 ? 16 : 0; /* CMPXCHG16B */
     return tr_native(tr, i, NULL, &check);
 }
 
