@@ -10,9 +10,9 @@
 
 #include "base/log.h"
 #include "cpu/soft/code.h"
-#include "cpu/soft/liveness.h"
 #include "cpu/soft/lockstep.h"
 #include "cpu/soft/paging.h"
+#include "cpu/x86/flags.h"
 
 #define BLOCKS_SHOWN 6
 #define INSNS_SHOWN  48
@@ -169,8 +169,29 @@ static bool first_note(void *opaque, const struct field *field, unsigned index)
     return false;
 }
 
-/* Flags that the code ahead overwrites before it reads them may be anything between two blocks of
- * translated code, where nothing but this engine looks: they become the interpreter's. */
+/* The flags that code reads before it overwrites them; what it leaves open counts as read. */
+static uint16_t flags_read(const uint8_t *bytes, unsigned available)
+{
+    unsigned read = 0, open = X86_RFLAGS_ARITH;
+    struct x86_flags flags;
+    struct x86_insn insn;
+
+    for (unsigned i = 0; i < AHEAD_INSNS && (open & ~read) != 0; i++) {
+        if (x86_decode(&insn, X86_CODE_64, bytes, available) != X86_DECODE_OK)
+            break;
+        x86_flags_of(&insn, NULL, &flags);
+        read |= flags.read & open;
+        open &= ~(unsigned)flags.written;
+        if (soft_op_ends_block(&insn))
+            break;
+        bytes += insn.length;
+        available -= insn.length;
+    }
+    return (uint16_t)(read | open);
+}
+
+/* Undefined flags may differ (rotates by an immediate and by CL set OF differently on the host).
+ * Where the code ahead overwrites them before it reads them, they become the interpreter's. */
 static void dead_flags_forget(struct lockstep *l)
 {
     struct soft_vcpu *lead = &l->lead->soft, *follow = &l->follow->soft;
@@ -182,7 +203,7 @@ static void dead_flags_forget(struct lockstep *l)
         lead->code_size != X86_CODE_64)
         return;
     got = code_read(l, follow->rip, bytes, sizeof bytes);
-    if (!(differing & soft_live_in(bytes, got, X86_CODE_64, AHEAD_INSNS)))
+    if (!(differing & flags_read(bytes, got)))
         lead->arith = follow->arith;
 }
 

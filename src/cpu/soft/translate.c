@@ -14,10 +14,8 @@
  */
 #include "cpu/soft/translate.h"
 
-#include "cpu/soft/liveness.h"
 #include "cpu/soft/observe.h"
 #include "cpu/soft/translate_internal.h"
-#include "cpu/x86/flags.h"
 
 #define BLOCK_CODE_MAX 16384
 
@@ -44,44 +42,14 @@ void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter)
     emit_mov_state_reg(e, counter, HOST_R11);
 }
 
-/* -- flags -- */
-
-void tr_flags_save(struct translation *tr)
-{
-    if (tr->flags_memory || !tr->flags_host)
-        return;
-    emit_mov_state_reg(&tr->e, STATE(saved_rax), HOST_RAX);
-    emit_lahf_seto(&tr->e);
-    emit_mov_state_reg16(&tr->e, STATE(arith), HOST_RAX);
-    emit_mov_reg_state(&tr->e, HOST_RAX, STATE(saved_rax));
-    tr->flags_memory = true;
-}
-
-void tr_flags_load(struct translation *tr)
-{
-    if (tr->flags_host)
-        return;
-    emit_mov_state_reg(&tr->e, STATE(saved_rax), HOST_RAX);
-    emit_mov_reg_state32(&tr->e, HOST_RAX, STATE(arith));
-    emit_restore_flags(&tr->e);
-    emit_mov_reg_state(&tr->e, HOST_RAX, STATE(saved_rax));
-    tr->flags_host = true;
-}
-
-/* Before code that destroys the host's flags, and may find that the operation faults. */
-void tr_flags_clobber(struct translation *tr)
-{
-    tr_flags_save(tr);
-    tr->flags_host = false;
-}
-
 /* -- leaving -- */
 
 struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind)
 {
     struct cold *cold = &tr->cold[tr->cold_count++];
 
-    *cold = (struct cold){.place = place, .kind = kind};
+    *cold = (struct cold){
+        .place = place, .kind = kind, .recipe = tr->flags_memory ? 0 : tr->flags_recipe};
     return cold;
 }
 
@@ -104,9 +72,13 @@ static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory)
 /* An operation that always runs interpreted. */
 static void interpret(struct translation *tr, unsigned op)
 {
-    exit_op(tr, op, !tr->flags_host);
+    if (!tr->flags_memory)
+        tr_flags_cook(tr, tr->flags_recipe);
+    exit_op(tr, op, tr->flags_memory || tr->flags_recipe != 0);
     tr->flags_host = true;
     tr->flags_memory = true;
+    tr->flags_recorded = false;
+    tr->flags_recipe = 0;
     tr->vectors = false;
 }
 
@@ -127,7 +99,8 @@ static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
     const struct soft_op *op = &tr->block->ops[i];
     struct cold *cold;
 
-    tr_flags_clobber(tr);
+    tr_flags_save(tr);
+    tr->flags_host = false;
     emit_inc_state(e, STATE(counters.leaf[0]) + 8 * op->insn.op);
     emit_mov_reg_state(e, HOST_R10, STATE(code_page));
     emit_lea(e, HOST_R10, HOST_R10, HOST_NONE, 0, tr_page_offset(tr, 0));
@@ -144,6 +117,8 @@ void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf)
 {
     leaf_call(tr, i, leaf);
     tr->flags_memory = true;
+    tr->flags_recorded = false;
+    tr->flags_recipe = 0;
 }
 
 void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf)
@@ -185,6 +160,8 @@ static void op_translate(struct translation *tr, unsigned i)
 {
     struct emit e = tr->e;
     bool host = tr->flags_host, memory = tr->flags_memory, vectors = tr->vectors;
+    bool recorded = tr->flags_recorded;
+    unsigned recipe = tr->flags_recipe;
     unsigned cold = tr->cold_count;
 
     tr->op_at[i] = tr->e.at;
@@ -195,6 +172,8 @@ static void op_translate(struct translation *tr, unsigned i)
     tr->e = e;
     tr->flags_host = host;
     tr->flags_memory = memory;
+    tr->flags_recorded = recorded;
+    tr->flags_recipe = recipe;
     tr->vectors = vectors;
     tr->cold_count = cold;
     interpret(tr, i);
@@ -203,6 +182,7 @@ static void op_translate(struct translation *tr, unsigned i)
 /* The twin of an operation, and back. Flags are in memory. */
 static void cold_twin(struct translation *tr, const struct cold *cold)
 {
+    tr_flags_cook(tr, cold->recipe);
     exit_op(tr, cold->op, true);
     tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_SLOT ? SITE_TLB : SITE_DECLINED;
     if (soft_op_twin_ends_block(&tr->block->ops[cold->op].insn))
@@ -277,101 +257,49 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
     }
 }
 
-/* What is live behind the last operation. */
-static uint16_t live_out(const struct translation *tr)
-{
-    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
-    int32_t target;
-
-    switch (last->insn.op) {
-    case X86_OP_JMP:
-    case X86_OP_CALL:
-        return tr_branch_offset(tr, last, &target) ? tr_live_at(tr, target) : FLAGS_ALL;
-    case X86_OP_JCC:
-        if (!tr_branch_offset(tr, last, &target))
-            return FLAGS_ALL;
-        return tr_live_at(tr, target) | tr_live_at(tr, tr_page_offset(tr, last->next));
-    default:
-        return last->sets_rip ? FLAGS_ALL : tr_live_at(tr, tr_page_offset(tr, last->next));
-    }
-}
-
-/* Whether the block's first operation that touches the host's flags destroys them, and so wants
- * the guest's in memory. */
-static bool begins_in_memory(const struct soft_block *block)
-{
-    struct x86_flags flags;
-
-    for (unsigned i = 0; i < block->count; i++) {
-        const struct x86_insn *insn = &block->ops[i].insn;
-
-        switch (insn->op) {
-        case X86_OP_NOP:
-        case X86_OP_PREFETCH:
-        case X86_OP_LEA:
-            break;
-        case X86_OP_PUSH:
-        case X86_OP_POP:
-        case X86_OP_LEAVE:
-        case X86_OP_CALL:
-        case X86_OP_CALL_IND:
-        case X86_OP_RET:
-        case X86_OP_JMP_IND:
-            return true;
-        default:
-            if (insn->memory)
-                return true;
-            x86_flags_of(insn, NULL, &flags);
-            if (insn->op != X86_OP_VECTOR && (flags.read | flags.written | flags.maybe))
-                return false;
-        }
-    }
-    return false;
-}
-
-/* The block's two entries: one falls through to the other, whose place for the flags is the one
- * that the block wants. Both begin with five bytes that may become a jump. */
-static void entries_emit(struct translation *tr, uint16_t live)
+/* The two ways in, around code that begins at `body` with the flags where it wants them. */
+static void entries_emit(struct translation *tr, unsigned need, uint8_t *body)
 {
     struct soft_block *block = tr->block;
-    bool memory = begins_in_memory(block);
-    uint8_t *first = to_execute(tr->t, tr->e.at), *second;
 
-    tr->flags_host = memory;
-    tr->flags_memory = !memory;
-    if (memory)
-        tr_flags_save(tr);
-    else if (live)
-        tr_flags_load(tr);
+    block->code = to_execute(tr->t, body);
+    block->code_flags = to_execute(tr->t, body);
+    if (need == TR_FLAGS_DEAD)
+        return;
+    if (need == TR_FLAGS_MEMORY)
+        block->code = to_execute(tr->t, tr->e.at);
     else
-        emit_nops(&tr->e, 5);
-    second = to_execute(tr->t, tr->e.at);
-    tr->flags_host = !memory;
-    tr->flags_memory = memory;
-    block->code = memory ? first : second;
-    block->code_flags = memory ? second : first;
+        block->code_flags = to_execute(tr->t, tr->e.at);
+    tr->flags_host = need == TR_FLAGS_MEMORY;
+    tr->flags_memory = tr->flags_recorded = need != TR_FLAGS_MEMORY;
+    if (need == TR_FLAGS_MEMORY)
+        tr_flags_save(tr);
+    else
+        tr_flags_load(tr);
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), body);
 }
 
 static void block_emit(struct translation *tr)
 {
     struct soft_block *block = tr->block;
     const struct soft_op *last = &block->ops[block->count - 1];
-    uint16_t live;
+    unsigned need = tr_flags_entry(tr);
+    uint8_t *body = tr->e.at;
 
-    live = soft_liveness_precise(block->ops, block->count, live_out(tr), tr->live_after);
-    entries_emit(tr, live);
+    tr->flags_host = need != TR_FLAGS_MEMORY;
+    tr->flags_memory = tr->flags_recorded = need == TR_FLAGS_MEMORY;
     if (tr->c->counted)
         fuel_emit(tr);
     tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));
     for (unsigned i = 0; i < block->count; i++)
         op_translate(tr, i);
     if (!soft_op_ends_block(&last->insn))
-        tr_exit_direct(tr, tr_page_offset(tr, last->next), block->count - 1,
-                       tr->live_after[block->count - 1]);
+        tr_exit_direct(tr, tr_page_offset(tr, last->next), block->count - 1);
     for (unsigned i = 0; i < tr->cold_count; i++) {
         tr->cold[i].at = tr->e.at;
         cold_emit(tr, &tr->cold[i]);
     }
+    entries_emit(tr, need, body);
 }
 
 static bool room_left(const struct soft_translator *t)

@@ -3,11 +3,7 @@
  *
  * Threads: a vCPU's own. Input: guest code, decoded.
  */
-#include "cpu/soft/liveness.h"
 #include "cpu/soft/translate_internal.h"
-
-#define LOOK_AHEAD 8
-#define LOOK_BYTES 32
 
 void tr_rip(struct translation *tr, int32_t target)
 {
@@ -142,11 +138,19 @@ static struct guard cross_emit(struct translation *tr, int32_t target, bool flag
     return guard;
 }
 
-void tr_exit_direct(struct translation *tr, int32_t target, unsigned op, uint16_t live)
+/* Where the flags are best for a target that needs them so. */
+static bool flags_pass_in_memory(const struct translation *tr, unsigned need)
 {
-    bool in_memory = !tr->flags_host;
-    bool flags_matter = live && tr->flags_host;
+    bool elsewhere = tr->flags_memory || tr->flags_recipe != 0;
 
+    return need && (!tr->flags_host || (!(need & TR_FLAGS_HOST) && elsewhere));
+}
+
+void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
+{
+    unsigned need = tr_flags_at(tr, target);
+    bool in_memory = flags_pass_in_memory(tr, need);
+    bool flags_matter = need && !in_memory;
     bool plain = is_plain(tr, target);
 
     if (!plain && tr->flags_memory)
@@ -175,28 +179,13 @@ bool tr_branch_offset(const struct translation *tr, const struct soft_op *op, in
     return tr_fits32(to);
 }
 
-/* A jump backwards polls, and an event shows all flags. */
-uint16_t tr_live_at(const struct translation *tr, int32_t target)
-{
-    const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
-    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
-    struct soft_range range = {(uint16_t)target, (uint16_t)(target + LOOK_BYTES)};
-
-    if (target <= tr_page_offset(tr, last->offset) || target >= (int32_t)GUEST_PAGE_SIZE)
-        return FLAGS_ALL;
-    if (range.to > GUEST_PAGE_SIZE)
-        range.to = GUEST_PAGE_SIZE;
-    soft_code_rely(tr->c, tr->block, range); /* first: the bytes must not change unseen */
-    return soft_live_in_precise(page + target, (size_t)(range.to - range.from), X86_CODE_64,
-                                LOOK_AHEAD);
-}
-
 /* A conditional jump that is itself the link to a target further on in the page. */
 static void jcc_link(struct translation *tr, enum emit_condition condition, int32_t target)
 {
     struct cold *cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, condition), COLD_LINK);
 
     cold->link = link_new(tr, cold->place, target);
+    cold->link->flags_in_memory = flags_pass_in_memory(tr, tr_flags_at(tr, target));
 }
 
 /* One side is a link at the Jcc itself, if it needs neither guard nor poll; the other follows. */
@@ -212,15 +201,15 @@ static bool jcc_emit(struct translation *tr, unsigned i)
     tr_flags_load(tr);
     if (is_plain(tr, taken) && taken > next) {
         jcc_link(tr, condition, taken);
-        tr_exit_direct(tr, next, i, tr_live_at(tr, next));
+        tr_exit_direct(tr, next, i);
     } else if (is_plain(tr, next)) {
         jcc_link(tr, (enum emit_condition)(condition ^ 1), next);
-        tr_exit_direct(tr, taken, i, tr_live_at(tr, taken));
+        tr_exit_direct(tr, taken, i);
     } else {
         place = emit_jcc_rel32(&tr->e, condition);
-        tr_exit_direct(tr, next, i, FLAGS_ALL);
+        tr_exit_direct(tr, next, i);
         emit_patch_rel32(place, tr->e.at);
-        tr_exit_direct(tr, taken, i, tr_live_at(tr, taken));
+        tr_exit_direct(tr, taken, i);
     }
     return true;
 }
@@ -231,7 +220,7 @@ static bool jmp_emit(struct translation *tr, unsigned i)
 
     if (!tr_branch_offset(tr, &tr->block->ops[i], &target))
         return false;
-    tr_exit_direct(tr, target, i, tr->live_after[i]);
+    tr_exit_direct(tr, target, i);
     return true;
 }
 
@@ -250,11 +239,11 @@ static bool count_emit(struct translation *tr, unsigned i)
     zero = emit_jrcxz_rel8(&tr->e);
     other = emit_jmp_rel32(&tr->e);
     emit_patch_rel8(zero, tr->e.at);
-    tr_exit_direct(tr, op->insn.op == X86_OP_LOOP ? next : taken, i, FLAGS_ALL);
+    tr_exit_direct(tr, op->insn.op == X86_OP_LOOP ? next : taken, i);
     emit_patch_rel32(other, tr->e.at);
     tr->flags_host = host;
     tr->flags_memory = memory;
-    tr_exit_direct(tr, op->insn.op == X86_OP_LOOP ? taken : next, i, FLAGS_ALL);
+    tr_exit_direct(tr, op->insn.op == X86_OP_LOOP ? taken : next, i);
     return true;
 }
 
@@ -362,7 +351,7 @@ static bool call_emit(struct translation *tr, unsigned i)
         return false;
     return_push(tr, i);
     if (!call_has_frame(tr, i) || call_is_thunk(tr, target)) {
-        tr_exit_direct(tr, target, i, FLAGS_ALL);
+        tr_exit_direct(tr, target, i);
         return true;
     }
     poll_emit(tr, target, i, false);
@@ -629,6 +618,7 @@ void tr_branch_cold(struct translation *tr, const struct cold *cold)
         break;
     case COLD_LINK:
         cold->link->unlinked = tr->e.at;
+        tr_flags_cook(tr, cold->recipe);
         emit_mov_reg_imm64(&tr->e, HOST_R10, (uint64_t)(cold->link - tr->t->links));
         tr_jump_to(tr, tr->t->fixed.exit[EXIT_LINK][cold->link->flags_in_memory]);
         break;
@@ -639,6 +629,7 @@ void tr_branch_cold(struct translation *tr, const struct cold *cold)
         cold_indirect(tr, cold);
         break;
     default:
+        tr_flags_cook(tr, cold->recipe);
         /* At an end of the address space it may be none: see branch_undo(). */
         if (!on_page(cold->target))
             emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, cold->op));

@@ -158,6 +158,7 @@ static void exit_begin_emit(struct emit *e, bool in_memory)
     if (!in_memory) {
         emit_lahf_seto(e);
         emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
+        emit_mov_state_imm32(e, STATE(flags_site), 0);
     }
 }
 
@@ -215,22 +216,70 @@ static void c_call(struct emit *e, const struct soft_vcpu *c)
     RAW(e, 0x84, 0xc0);       /* TEST AL, AL: NE, it has done its work */
 }
 
-/* The leaf in R11 for the operation in R10. */
-static void leaf_emit(struct soft_vcpu *c, struct emit *e)
+/* What C functions may change, but R10 and R11. */
+static const uint8_t lost[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI, HOST_R8};
+
+static void registers_store(struct emit *e)
 {
     for (unsigned n = 0; n < 16; n++) {
         if (n != X86_RSP && !tr_is_displaced(n))
             emit_mov_state_reg(e, GPR(n), (enum host_register)n);
     }
     emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+}
+
+static void lost_move(struct emit *e, bool load)
+{
+    for (unsigned i = 0; i < sizeof lost; i++) {
+        if (load)
+            emit_mov_reg_state(e, lost[i], GPR(lost[i]));
+        else
+            emit_mov_state_reg(e, GPR(lost[i]), lost[i]);
+    }
+    if (load)
+        emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+    else
+        emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+}
+
+/* Settles recorded flags, if there are any; R10 and R11 stay. Spoils the host's. */
+static void settle_emit(struct soft_vcpu *c, struct emit *e)
+{
+    uint8_t *skip;
+
+    RAW(e, 0x65, 0x83, 0x3c, 0x25); /* CMP [gs:flags_site], 0 */
+    raw(e, &(int32_t){STATE(flags_site)}, 4);
+    RAW(e, 0);
+    skip = emit_jcc_rel32(e, EMIT_IF_E);
+    registers_store(e);
+    RAW(e, 0x41, 0x52, 0x41, 0x53); /* PUSH R10; PUSH R11 */
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_flags_settle);
+    c_call(e, c);
+    RAW(e, 0x41, 0x5b, 0x41, 0x5a);
+    lost_move(e, true);
+    emit_patch_rel32(skip, e->at);
+}
+
+/* Flags from memory, recorded or not, to the host's. */
+static void flags_load_emit(struct soft_vcpu *c, struct emit *e)
+{
+    settle_emit(c, e);
+    emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
+    emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+    emit_restore_flags(e);
+    emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
+    emit_ret(e);
+}
+
+/* The leaf in R11 for the operation in R10. */
+static void leaf_emit(struct soft_vcpu *c, struct emit *e)
+{
+    registers_store(e);
+    settle_emit(c, e);
     emit_mov_state_reg(e, STATE(op), HOST_R10);
     emit_mov_reg_reg(e, HOST_RSI, HOST_R10);
     c_call(e, c);
-    for (unsigned n = 0; n < 16; n++) {
-        if (n != X86_RSP && !tr_is_displaced(n))
-            emit_mov_reg_state(e, (enum host_register)n, GPR(n));
-    }
-    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+    registers_load(e);
     emit_ret(e);
 }
 
@@ -238,19 +287,13 @@ static void leaf_emit(struct soft_vcpu *c, struct emit *e)
  * that C functions may change are saved. */
 static void fill_emit(struct soft_vcpu *c, struct emit *e)
 {
-    static const uint8_t lost[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI, HOST_R8};
-
-    for (unsigned i = 0; i < sizeof lost; i++)
-        emit_mov_state_reg(e, GPR(lost[i]), lost[i]);
-    emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
+    lost_move(e, false);
     emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
     emit_mov_reg_reg(e, HOST_RSI, HOST_R10);
     emit_mov_reg_state32(e, HOST_RDX, STATE(slot_what));
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_leaf_fill);
     c_call(e, c);
-    for (unsigned i = 0; i < sizeof lost; i++)
-        emit_mov_reg_state(e, lost[i], GPR(lost[i]));
-    emit_mov_reg_state(e, HOST_R9, GPR(X86_RSP));
+    lost_move(e, true);
     emit_mov_reg_state(e, HOST_R10, STATE(exit_value));
 }
 
@@ -422,6 +465,8 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
             exit_emit(t, &e, (enum exit_kind)kind, in_memory);
         twin_emit(t, &e, in_memory);
     }
+    t->fixed.flags_load = e.at + apart;
+    flags_load_emit(c, &e);
     t->fixed.leaf = e.at + apart;
     leaf_emit(c, &e);
     for (unsigned access = SOFT_READ; access <= SOFT_WRITE; access++) {

@@ -169,12 +169,11 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
     struct emit_registers regs;
     struct renaming r;
     struct x86_flags f;
-    uint16_t changes, keeps;
+    uint16_t changes;
 
     emit_registers_of(&op->insn, vector, &regs);
-    x86_flags_of(&op->insn, vector, &f);
+    tr_flags_of(&op->insn, vector, &f);
     changes = f.written | f.maybe;
-    keeps = tr->live_after[i] & (uint16_t)~f.written;
     if (!rename_all(&op->insn, &regs, &r))
         return false;
     if (op->insn.memory) {
@@ -185,18 +184,18 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
     }
     for (unsigned n = 0; n < r.count; n++)
         emit_mov_reg_state(&tr->e, r.host[n], GPR(r.guest[n]));
-    if (f.read || (changes && keeps))
+    if (f.read || (changes && f.written != FLAGS_ALL && tr_flags_from(tr, i + 1) != TR_FLAGS_DEAD))
         tr_flags_load(tr);
+    if (changes)
+        tr_flags_made(tr, i, &r.rename);
     if (!emit_insn(&tr->e, &op->insn, vector, &r.rename))
         return false;
     for (unsigned n = 0; n < r.count; n++) {
         if (r.written >> r.guest[n] & 1)
             emit_mov_state_reg(&tr->e, GPR(r.guest[n]), r.host[n]);
     }
-    if (changes) {
+    if (changes)
         tr->flags_host = true;
-        tr->flags_memory = false;
-    }
     return true;
 }
 

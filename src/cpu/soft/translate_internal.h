@@ -7,6 +7,7 @@
 #include "cpu/soft/emit.h"
 #include "cpu/soft/leaf.h"
 #include "cpu/soft/translate.h"
+#include "cpu/x86/flags.h"
 
 #define FIXED_BYTES_MAX 32768
 #define FLAGS_ALL       ((uint16_t)X86_RFLAGS_ARITH)
@@ -28,8 +29,8 @@ struct soft_link {
      * on the same page. */
     uint8_t *key, *salt;
     uint8_t *failed; /* rel32 of what follows a comparison that fails */
-    int32_t target; /* offset from the page's beginning */
-    bool indirect;  /* `target` has no meaning */
+    int32_t target;  /* offset from the page's beginning */
+    bool indirect;   /* `target` has no meaning */
     bool flags_in_memory;
 };
 
@@ -44,7 +45,8 @@ struct site {
     struct soft_block *block;
     uint32_t op;
     enum site_reason reason;
-    struct soft_link *link; /* to be patched when its target was looked up; NULL: none */
+    struct soft_link *link;   /* to be patched when its target was looked up; NULL: none */
+    uint16_t inputs, touched; /* where flags follow from it: the registers it reads, and all */
 };
 
 /* Entries of the fixed code at the cache's beginning, in the executable view. */
@@ -55,9 +57,9 @@ struct fixed {
     uint8_t *twin[2]; /* the same, to be called, for an operation that does not end its block */
     uint8_t *lookup[2];
     uint8_t *missed[2]; /* the same for a link that failed */
-    uint8_t *unwind; /* of the return stack, see translate_control.c */
+    uint8_t *unwind;    /* of the return stack, see translate_control.c */
     uint8_t *vector_load, *vector_present;
-    uint8_t *leaf;
+    uint8_t *leaf, *flags_load;
     uint8_t *slot[2]; /* by read and write */
 };
 
@@ -134,6 +136,7 @@ struct cold {
     struct soft_link *link; /* COLD_LINK, COLD_GUARD, COLD_INDIRECT (may be NULL) */
     int32_t target;         /* COLD_POLL */
     bool flags_in_memory;
+    unsigned recipe;      /* for the flags: see tr_flags_cook() */
     bool vectors;         /* COLD_OP: load them before going on */
     bool call;            /* COLD_GUARD, COLD_INDIRECT: not a jump */
     uint8_t *back;        /* where to go on: after the twin, or after a call */
@@ -143,13 +146,23 @@ struct cold {
     uint8_t access, size; /* COLD_SLOT */
 };
 
+/* What a direct jump's target wants of the flags: TR_FLAGS_*. */
+struct looked {
+    int32_t target;
+    unsigned need;
+};
+
 struct translation {
     struct soft_vcpu *c;
     struct soft_translator *t;
     struct soft_block *block;
     struct emit e;
-    uint16_t live_after[SOFT_BLOCK_OPS_MAX];
-    bool flags_host, flags_memory, vectors;
+    bool flags_host, flags_memory;
+    bool flags_recorded;   /* those in memory may be: see translate_flags.c */
+    unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
+    bool vectors;
+    struct looked looked[2];
+    unsigned looked_count;
     struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
     unsigned cold_count;
     uint8_t *op_at[SOFT_BLOCK_OPS_MAX]; /* where each operation's code begins */
@@ -186,10 +199,6 @@ void tr_jump_to(struct translation *tr, const uint8_t *execute);
 /* Adds 1 to a counter at this displacement from GS, if the VM's tools measure. Destroys R11. */
 void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter);
 void tr_guest_to(struct translation *tr, uint8_t host, unsigned guest);
-/* Guest flags to memory too; to the host's too; to memory only, since the host's will be spoilt. */
-void tr_flags_save(struct translation *tr);
-void tr_flags_load(struct translation *tr);
-void tr_flags_clobber(struct translation *tr);
 struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind);
 uint32_t tr_site_new(struct translation *tr, unsigned op);
 
@@ -198,6 +207,39 @@ uint32_t tr_site_new(struct translation *tr, unsigned op);
 void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf);
 /* The same for an operation that ends the block: the leaf has set c->rip, canonical. */
 void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf);
+
+/* -- flags (translate_flags.c) -- */
+
+/* What code wants of the flags before it writes them all. */
+#define TR_FLAGS_DEAD   0u
+#define TR_FLAGS_MEMORY 1u /* a fault may show them, after the host's are spoilt */
+#define TR_FLAGS_HOST   2u /* reads them in the host's */
+#define TR_FLAGS_SAVED  4u /* reads them after the host's were spoilt */
+#define TR_FLAGS_POLLED 8u /* an event may show them at a jump backwards */
+
+unsigned tr_flags_from(struct translation *tr, unsigned i); /* operation i and what follows */
+/* What the block wants of them where it is entered: one that is counted shows all. */
+unsigned tr_flags_entry(struct translation *tr);
+/* Code at an offset from the page's beginning. */
+unsigned tr_flags_at(struct translation *tr, int32_t target);
+/* x86_flags_of(), but what is undefined and never keeps its old value counts as written. */
+void tr_flags_of(const struct x86_insn *insn, const struct x86_vector_insn *vector,
+                 struct x86_flags *out);
+
+/* Right before operation i, which makes all flags, is emitted. */
+void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename *rename);
+/* Guest flags to memory too; to the host's too; somewhere else, since the host's will be spoilt.
+ * Saving destroys R11. */
+void tr_flags_save(struct translation *tr);
+void tr_flags_load(struct translation *tr);
+void tr_flags_clobber(struct translation *tr);
+/* To soft_vcpu.arith itself, for code that reads it. */
+void tr_flags_store(struct translation *tr);
+/* On the way to C: which recipe gives the flags (0: they are in memory). */
+void tr_flags_cook(struct translation *tr, unsigned recipe);
+
+/* After an exit with soft_vcpu.flags_site not 0: computes soft_vcpu.arith. A leaf, too. */
+void soft_flags_settle(struct soft_vcpu *c);
 
 /* -- memory operands (translate_memory.c) -- */
 
@@ -234,10 +276,8 @@ bool tr_branch(struct translation *tr, unsigned i); /* Jcc, JMP, CALL, RET, LOOP
 void tr_branch_cold(struct translation *tr, const struct cold *cold);
 /* The target of a direct branch from the page's beginning; false: too far. */
 bool tr_branch_offset(const struct translation *tr, const struct soft_op *op, int32_t *target);
-/* Flags live where a direct jump leads. */
-uint16_t tr_live_at(const struct translation *tr, int32_t target);
-/* To `target` (an offset from the page's beginning). `live`: flags the target may read. */
-void tr_exit_direct(struct translation *tr, int32_t target, unsigned op, uint16_t live);
+/* To `target` (an offset from the page's beginning). */
+void tr_exit_direct(struct translation *tr, int32_t target, unsigned op);
 /* To the linear address in R10. */
 void tr_exit_lookup(struct translation *tr, unsigned i);
 /* R10 = the linear address of an offset from the page's beginning. */

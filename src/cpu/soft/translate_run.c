@@ -278,12 +278,20 @@ static bool same_page(const struct soft_block *a, const struct soft_block *b)
     return (((uintptr_t)a->host ^ (uintptr_t)b->host) & ~(uintptr_t)0xfff) == 0;
 }
 
+/* Translated code has come to C. */
+static void exit_begin(struct soft_vcpu *c)
+{
+    if (c->flags_site != 0)
+        soft_flags_settle(c);
+}
+
 bool soft_exit_twin(struct soft_vcpu *c)
 {
     const struct soft_translator *t = c->translator;
     const struct site *site = &t->sites[c->exit_value];
     uint64_t flushes = t->flushes;
 
+    exit_begin(c);
     site_count(&c->counters, site);
     twin_run(c, site);
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
@@ -299,6 +307,7 @@ const uint8_t *soft_exit_op(struct soft_vcpu *c)
     const struct site *site = &c->translator->sites[c->exit_value];
     struct soft_block *block;
 
+    exit_begin(c);
     site_count(&c->counters, site);
     twin_run(c, site);
     block = next_block(c);
@@ -312,6 +321,7 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
     uint64_t flushes = t->flushes;
     struct soft_block *block;
 
+    exit_begin(c);
     soft_count(&c->counters.exit_link);
     c->rip = c->code_page + (uint64_t)link->target;
     block = next_block(c);
@@ -332,6 +342,7 @@ const uint8_t *soft_exit_rip(struct soft_vcpu *c)
     uint64_t flushes = t->flushes;
     struct soft_block *block;
 
+    exit_begin(c);
     soft_count(atomic_load_explicit(&c->request, memory_order_relaxed) != 0
                    ? &c->counters.exit_poll
                    : &c->counters.exit_lookup);

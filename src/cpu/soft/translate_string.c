@@ -110,10 +110,8 @@ bool tr_string(struct translation *tr, unsigned i)
     if (insn->address_size != 8)
         return false;
     if (is_repeated(insn)) {
-        int32_t next = tr_page_offset(tr, op->next);
-
         tr_leaf(tr, i, soft_leaf_string);
-        tr_exit_direct(tr, next, i, tr_live_at(tr, next));
+        tr_exit_direct(tr, tr_page_offset(tr, op->next), i);
     } else if (insn->op == X86_OP_CMPS || insn->op == X86_OP_SCAS) {
         tr_leaf(tr, i, soft_leaf_string);
     } else {

@@ -86,7 +86,8 @@ static bool pushf_emit(struct translation *tr, unsigned i)
 
     if (tr->block->ops[i].insn.operand_size != 8)
         return false;
-    tr_flags_clobber(tr);
+    tr_flags_store(tr);
+    tr->flags_host = false;
     emit_lea(e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
     tr_check(tr, &check);
     emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);

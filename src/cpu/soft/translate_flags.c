@@ -1,0 +1,500 @@
+/*
+ * The translator's arithmetic flags: where they are at each place, and how they get there.
+ *
+ * A fault shows all flags, so they must be known wherever an operation may fault, though programs
+ * hardly ever look at them there. Flags that only a fault would read are therefore not kept; an
+ * exit to C computes them again, by the interpreted twin of the operation that made them
+ * (soft_flags_settle). Its operands are
+ *  - still in the registers, or follow from its result: a recipe. Only the exit's own code, out of
+ *    line, says which operation it was;
+ *  - or recorded: stored to soft_vcpu.recorded before the operation.
+ * Flags that code reads after the host's were spoilt are saved by LAHF and SETO.
+ *
+ * Flags in memory are in soft_vcpu.arith if soft_vcpu.flags_site is 0; else they follow from it.
+ *
+ * Threads: a vCPU's own. Input: guest code, decoded.
+ */
+#include "cpu/soft/translate_internal.h"
+
+#include "cpu/x86/flags.h"
+#include "cpu/x86/vector.h"
+
+#define LOOK_AHEAD 8
+#define LOOK_BYTES 32
+
+/* -- what an operation does with them -- */
+
+enum effect {
+    EFFECT_NONE,
+    EFFECT_WRITES, /* all of them, whatever they were */
+    EFFECT_PART,   /* some, or may keep them */
+    EFFECT_READS
+};
+
+static void flags_find(const struct x86_insn *insn, struct x86_flags *out)
+{
+    bool feature[X86_FEATURE_COUNT];
+    struct x86_vector_insn vector;
+    bool known = false;
+
+    if (insn->op == X86_OP_VECTOR) {
+        memset(feature, true, sizeof feature);
+        known = x86_vector_describe(insn, feature, &vector);
+    }
+    x86_flags_of(insn, known ? &vector : NULL, out);
+}
+
+/* Flags that the manual leaves undefined: where every processor gives them some value that does
+ * not depend on the old one, they are as good as written. */
+static bool maybe_is_written(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_MUL:
+    case X86_OP_IMUL1:
+    case X86_OP_IMUL2:
+    case X86_OP_IMUL3:
+        return true;
+    case X86_OP_SHL:
+    case X86_OP_SHR:
+    case X86_OP_SAR:
+        return !insn->by_cl && (insn->immediate & (insn->operand_size == 8 ? 63 : 31)) != 0;
+    default:
+        return false;
+    }
+}
+
+void tr_flags_of(const struct x86_insn *insn, const struct x86_vector_insn *vector,
+                 struct x86_flags *out)
+{
+    x86_flags_of(insn, vector, out);
+    if (maybe_is_written(insn)) {
+        out->written |= out->maybe;
+        out->maybe = 0;
+    }
+}
+
+static enum effect effect_of(const struct x86_insn *insn)
+{
+    struct x86_flags f;
+
+    flags_find(insn, &f);
+    if (maybe_is_written(insn))
+        f.written |= f.maybe;
+    if (f.read)
+        return EFFECT_READS;
+    if (f.written == FLAGS_ALL)
+        return EFFECT_WRITES;
+    return f.written || f.maybe ? EFFECT_PART : EFFECT_NONE;
+}
+
+/* Whether translated code may spoil the host's flags before it does the operation. */
+static bool is_spoiling(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_LEA:
+    case X86_OP_NOP:
+    case X86_OP_PREFETCH:
+    case X86_OP_JMP:
+    case X86_OP_JCC:
+    case X86_OP_LOOP:
+    case X86_OP_JCXZ:
+        return false;
+    case X86_OP_ADD ... X86_OP_IMUL3:
+    case X86_OP_ROL ... X86_OP_CMPXCHG:
+    case X86_OP_XCHG ... X86_OP_MOVSXD:
+    case X86_OP_CMOV:
+    case X86_OP_SETCC:
+    case X86_OP_CBW:
+    case X86_OP_CWD:
+    case X86_OP_CLC:
+    case X86_OP_STC:
+    case X86_OP_CMC:
+    case X86_OP_LAHF:
+    case X86_OP_SAHF:
+    case X86_OP_ADCX ... X86_OP_SHRX:
+    case X86_OP_X87:
+    case X86_OP_VECTOR:
+        return insn->memory;
+    default:
+        return true;
+    }
+}
+
+/* Whether an operation may show the flags to somebody, by a fault, though it spoils none. */
+static bool is_showing(const struct x86_insn *insn)
+{
+    return insn->op != X86_OP_JCC && insn->op != X86_OP_JMP && x86_insn_may_fault(insn);
+}
+
+/* -- what becomes of them -- */
+
+/* A walk along code from some place on. `need`: TR_FLAGS_* found so far. */
+struct prospect {
+    unsigned need;
+    bool part; /* some were kept where others were written */
+    bool done;
+};
+
+static void prospect_pass(struct prospect *p, const struct x86_insn *insn)
+{
+    enum effect effect = effect_of(insn);
+
+    unsigned in_host = p->need & TR_FLAGS_MEMORY ? TR_FLAGS_SAVED : TR_FLAGS_HOST;
+
+    if (is_spoiling(insn))
+        p->need |= p->part ? in_host : TR_FLAGS_MEMORY;
+    else if (is_showing(insn) && (p->part || p->need == TR_FLAGS_DEAD))
+        p->need |= in_host;
+    if (effect == EFFECT_READS)
+        p->need |= in_host;
+    p->part |= effect == EFFECT_PART;
+    p->done = effect == EFFECT_WRITES || (p->need & TR_FLAGS_SAVED);
+}
+
+/* Code behind a direct jump, judged by its bytes. */
+static unsigned bytes_look(const uint8_t *bytes, size_t available)
+{
+    struct prospect p = {0};
+    struct x86_insn insn;
+
+    for (unsigned i = 0; i < LOOK_AHEAD && !p.done; i++) {
+        if (x86_decode(&insn, X86_CODE_64, bytes, available) != X86_DECODE_OK)
+            break;
+        prospect_pass(&p, &insn);
+        if (soft_op_ends_block(&insn))
+            break;
+        bytes += insn.length;
+        available -= insn.length;
+    }
+    /* What was not seen may read them, but hardly does where they were spoilt. */
+    return p.done || (p.need == TR_FLAGS_MEMORY && !p.part) ? p.need : TR_FLAGS_HOST;
+}
+
+static unsigned target_look(const struct translation *tr, int32_t target)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
+    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
+    struct soft_range range = {(uint16_t)target, (uint16_t)(target + LOOK_BYTES)};
+    unsigned need;
+
+    if (target < 0 || target >= (int32_t)GUEST_PAGE_SIZE)
+        return TR_FLAGS_MEMORY;
+    if (range.to > GUEST_PAGE_SIZE)
+        range.to = GUEST_PAGE_SIZE;
+    soft_code_rely(tr->c, tr->block, range); /* first: the bytes must not change unseen */
+    need = bytes_look(page + target, (size_t)(range.to - range.from));
+    if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED))
+        return TR_FLAGS_HOST;
+    if (tr->c->counted) /* any block may be left before it: see tr_flags_entry() */
+        return TR_FLAGS_MEMORY;
+    /* A jump backwards polls, and an event shows all flags. */
+    if (need == TR_FLAGS_DEAD && target <= tr_page_offset(tr, last->offset))
+        return TR_FLAGS_POLLED;
+    return need;
+}
+
+unsigned tr_flags_at(struct translation *tr, int32_t target)
+{
+    struct looked *looked = &tr->looked[0];
+
+    while (looked < tr->looked + tr->looked_count && looked->target != target)
+        looked++;
+    if (looked == tr->looked + 2)
+        looked = &tr->looked[0];
+    else if (looked < tr->looked + tr->looked_count)
+        return looked->need;
+    else
+        tr->looked_count++;
+    *looked = (struct looked){.target = target, .need = target_look(tr, target)};
+    return looked->need;
+}
+
+/* Behind the block's last operation, where the flags are still the host's. */
+static unsigned end_look(struct translation *tr)
+{
+    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
+    int32_t target, next = tr_page_offset(tr, last->next);
+    bool near = tr_branch_offset(tr, last, &target);
+
+    switch (last->insn.op) {
+    case X86_OP_JMP:
+        return near ? tr_flags_at(tr, target) : TR_FLAGS_MEMORY;
+    case X86_OP_JCC:
+        return near ? tr_flags_at(tr, target) | tr_flags_at(tr, next) : TR_FLAGS_MEMORY;
+    default:
+        return last->sets_rip ? TR_FLAGS_MEMORY : tr_flags_at(tr, next);
+    }
+}
+
+unsigned tr_flags_from(struct translation *tr, unsigned i)
+{
+    struct prospect p = {0};
+    unsigned end;
+
+    for (; i < tr->block->count && !p.done; i++)
+        prospect_pass(&p, &tr->block->ops[i].insn);
+    if (p.done)
+        return p.need;
+    end = end_look(tr) | (p.part ? TR_FLAGS_HOST : 0);
+    if ((p.need & TR_FLAGS_MEMORY) && (end & TR_FLAGS_HOST))
+        end = TR_FLAGS_SAVED;
+    return p.need | end;
+}
+
+unsigned tr_flags_entry(struct translation *tr)
+{
+    unsigned need = tr_flags_from(tr, 0);
+
+    if (need == TR_FLAGS_DEAD && !tr->c->counted)
+        return TR_FLAGS_DEAD;
+    return need & (TR_FLAGS_HOST | TR_FLAGS_SAVED) ? TR_FLAGS_HOST : TR_FLAGS_MEMORY;
+}
+
+/* -- recipes and records -- */
+
+#define FROM_REGISTERS UINT32_C(0x80000000) /* in soft_vcpu.flags_site: a recipe */
+
+/* The registers that `insn` reads, if its flags depend on them alone. */
+static bool inputs_find(const struct x86_insn *insn, uint16_t *out)
+{
+    struct emit_registers regs;
+
+    if (insn->op > X86_OP_SHRD || insn->memory || insn->by_cl || effect_of(insn) != EFFECT_WRITES)
+        return false;
+    emit_registers_of(insn, NULL, &regs);
+    *out = regs.read | regs.implicit_read;
+    return true;
+}
+
+static bool is_same_register(const struct x86_insn *insn)
+{
+    return (insn->form == X86_FORM_RM_REG || insn->form == X86_FORM_REG_RM) &&
+           insn->reg == insn->rm;
+}
+
+/* Whether the flags follow from registers after `insn`, and from which. */
+static bool recipe_find(const struct x86_insn *insn, uint16_t *out)
+{
+    struct emit_registers regs;
+
+    if (!inputs_find(insn, out))
+        return false;
+    switch (insn->op) {
+    case X86_OP_CMP:
+    case X86_OP_TEST:
+    case X86_OP_AND: /* the same once more has the same result */
+    case X86_OP_OR:
+        return true;
+    case X86_OP_SUB:
+    case X86_OP_XOR:
+        if (is_same_register(insn)) {
+            *out = 0;
+            return true;
+        }
+        return insn->operand_size >= 4;
+    case X86_OP_ADD:
+        return insn->operand_size >= 4 && !is_same_register(insn);
+    default:
+        emit_registers_of(insn, NULL, &regs);
+        return !((regs.written | regs.implicit_written) & *out);
+    }
+}
+
+static uint16_t registers_written(const struct x86_insn *insn)
+{
+    bool feature[X86_FEATURE_COUNT];
+    struct x86_vector_insn vector;
+    struct emit_registers regs;
+
+    if (insn->op == X86_OP_VECTOR || insn->op == X86_OP_X87) {
+        memset(feature, true, sizeof feature);
+        if (!x86_vector_describe(insn, feature, &vector))
+            return UINT16_MAX;
+        emit_registers_of(insn, &vector, &regs);
+    } else {
+        emit_registers_of(insn, NULL, &regs);
+    }
+    return regs.written | regs.implicit_written;
+}
+
+/* Whether a recipe for operation i holds wherever its flags may be shown: `needed`, its registers,
+ * are not written before. */
+static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
+{
+    const struct soft_block *block = tr->block;
+    uint16_t written = 0;
+
+    while (++i < block->count) {
+        const struct x86_insn *insn = &block->ops[i].insn;
+
+        if ((is_spoiling(insn) || is_showing(insn)) && (written & needed))
+            return false;
+        if (effect_of(insn) == EFFECT_WRITES)
+            return true;
+        written |= registers_written(insn);
+    }
+    if (end_look(tr) & TR_FLAGS_MEMORY)
+        return false;
+    return !(end_look(tr) & TR_FLAGS_POLLED) || !(written & needed);
+}
+
+/* The number of a site from which flags follow. */
+static uint32_t source_new(struct translation *tr, unsigned op)
+{
+    uint32_t number = tr_site_new(tr, op);
+    struct site *site = &tr->t->sites[number];
+    struct emit_registers regs;
+
+    emit_registers_of(&tr->block->ops[op].insn, NULL, &regs);
+    site->inputs = regs.read | regs.implicit_read;
+    site->touched = site->inputs | regs.written | regs.implicit_written;
+    return number + 1;
+}
+
+static void record_emit(struct translation *tr, unsigned i, const struct emit_rename *rename)
+{
+    int32_t at = STATE(recorded[0]);
+    uint16_t inputs = 0;
+
+    (void)inputs_find(&tr->block->ops[i].insn, &inputs);
+    for (unsigned n = 0; n < 16; n++) {
+        if (!(inputs >> n & 1))
+            continue;
+        emit_mov_state_reg(&tr->e, at, rename->gpr[n]);
+        at += (int32_t)sizeof(uint64_t);
+    }
+    emit_mov_state_imm32(&tr->e, STATE(flags_site), source_new(tr, i));
+    tr->flags_memory = tr->flags_recorded = true;
+}
+
+void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename *rename)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    unsigned need = tr_flags_from(tr, i + 1);
+    uint16_t inputs, needed;
+
+    tr->flags_memory = tr->flags_recorded = false;
+    tr->flags_recipe = 0;
+    if (!(need & (TR_FLAGS_MEMORY | TR_FLAGS_POLLED)) || (need & TR_FLAGS_SAVED))
+        return;
+    if (recipe_find(insn, &needed) && recipe_holds(tr, i, needed))
+        tr->flags_recipe = i + 1;
+    else if (inputs_find(insn, &inputs) && __builtin_popcount(inputs) <= 2)
+        record_emit(tr, i, rename);
+}
+
+void tr_flags_cook(struct translation *tr, unsigned recipe)
+{
+    if (recipe != 0)
+        emit_mov_state_imm32(&tr->e, STATE(flags_site),
+                             source_new(tr, recipe - 1) | FROM_REGISTERS);
+}
+
+/* What the first operand was before the operation. */
+static uint64_t operand_before(const struct soft_vcpu *c, const struct x86_insn *insn)
+{
+    bool first = insn->form == X86_FORM_REG_RM;
+    uint64_t result = c->gpr[first ? insn->reg : insn->rm];
+    uint64_t other = insn->immediate;
+
+    if (insn->form == X86_FORM_RM_REG)
+        other = c->gpr[insn->reg];
+    else if (first)
+        other = c->gpr[insn->rm];
+    if (insn->op == X86_OP_XOR)
+        return result ^ other;
+    return insn->op == X86_OP_ADD ? result - other : result + other;
+}
+
+/* The operation's inputs, from its record or as the recipe has it, to the registers. */
+static void inputs_restore(struct soft_vcpu *c, const struct site *site, bool recipe)
+{
+    const struct x86_insn *insn = &site->block->ops[site->op].insn;
+    unsigned i = 0;
+
+    if (recipe) {
+        if ((insn->op == X86_OP_ADD || insn->op == X86_OP_SUB || insn->op == X86_OP_XOR) &&
+            !is_same_register(insn))
+            c->gpr[insn->form == X86_FORM_REG_RM ? insn->reg : insn->rm] = operand_before(c, insn);
+        return;
+    }
+    for (unsigned left = site->inputs; left != 0; left &= left - 1)
+        c->gpr[__builtin_ctz(left)] = c->recorded[i++];
+}
+
+void soft_flags_settle(struct soft_vcpu *c)
+{
+    uint32_t number = c->flags_site & ~FROM_REGISTERS;
+    const struct site *site = &c->translator->sites[number - 1];
+    const struct soft_op *op = &site->block->ops[site->op];
+    uint64_t kept[16];
+
+    for (unsigned left = site->touched; left != 0; left &= left - 1)
+        kept[__builtin_ctz(left)] = c->gpr[__builtin_ctz(left)];
+    inputs_restore(c, site, c->flags_site & FROM_REGISTERS);
+    c->flags_site = 0;
+    op->run(c, op);
+    for (unsigned left = site->touched; left != 0; left &= left - 1)
+        c->gpr[__builtin_ctz(left)] = kept[__builtin_ctz(left)];
+}
+
+/* -- moving them -- */
+
+void tr_flags_save(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+
+    if (tr->flags_memory)
+        return;
+    if (tr->flags_recipe != 0) {
+        tr_flags_cook(tr, tr->flags_recipe);
+        tr->flags_memory = true;
+        return;
+    }
+    if (!tr->flags_host)
+        return;
+    emit_mov_reg_reg(e, HOST_R11, HOST_RAX);
+    emit_lahf_seto(e);
+    emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
+    emit_mov_state_imm32(e, STATE(flags_site), 0);
+    emit_mov_reg_reg(e, HOST_RAX, HOST_R11);
+    tr->flags_memory = true;
+    tr->flags_recorded = false;
+}
+
+void tr_flags_load(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+
+    if (tr->flags_host)
+        return;
+    if (!tr->flags_memory)
+        tr_flags_cook(tr, tr->flags_recipe);
+    if (tr->flags_recorded || tr->flags_recipe != 0) {
+        emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.flags_load));
+    } else {
+        emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
+        emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+        emit_restore_flags(e);
+        emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
+    }
+    tr->flags_host = true;
+}
+
+void tr_flags_store(struct translation *tr)
+{
+    if (tr->flags_memory && !tr->flags_recorded)
+        return;
+    tr->flags_memory = false;
+    if (!tr->flags_host)
+        tr_flags_load(tr);
+    tr->flags_recipe = 0;
+    tr_flags_save(tr);
+}
+
+void tr_flags_clobber(struct translation *tr)
+{
+    if (tr->flags_recipe == 0)
+        tr_flags_save(tr);
+    tr->flags_host = false;
+}
