@@ -346,6 +346,73 @@ static void test_caller_remapped(void)
     }
 }
 
+/* -- runs of pushes and pops -- */
+
+/* Five one-byte pushes but for %r10's, which has two; then all of them back. */
+CODE64(k_push, "push %rax\n push %rbx\n push %rcx\n mov %ebx, %edx\n push %rdx\n push %r10\n"
+               "pop %rsi\n pop %r11\n mov %rsi, %rbp\n pop %r9\n pop %rdi\n pop %r8" STOP);
+static const u8 k_lengths[] = {1, 1, 1, 3, 2}; /* with the move before */
+CODE64(k_call,
+       "call 1f" STOP "1: push %rbx\n push %r9\n push $5\n pop %rax\n pop %r9\n pop %rbx\n ret");
+
+static struct context run_at(const void *piece, u64 rsp)
+{
+    struct context c = context_kernel(piece);
+
+    c.rsp = rsp;
+    c.rax = 1;
+    c.rbx = 2;
+    c.rcx = 3;
+    c.r9 = 4;
+    c.r10 = 5;
+    world_long(&c);
+    return c;
+}
+
+/* At each place around a page's beginning: with a page below, and without. */
+static void test_runs(void)
+{
+    u64 page = TEST_REGION + 9 * 4096;
+
+    part("runs of pushes and pops");
+    for (u64 i = 0; i < 4 * ROUNDS; i++) {
+        u64 words = i % 7, at = ADDRESS(k_push);
+        bool below = i < ROUNDS || i % 3;
+
+        remap(9, ADDRESS(stack) + 4096, i & 1);
+        remap(8, below ? ADDRESS(stack) : 0, i & 2);
+        if (!below) {
+            test_pt[8] = 0;
+            invlpg(page - 4096);
+        }
+        struct context c = run_at(k_push, page + 8 * words);
+        if (below || words >= 5) {
+            CHECK_STOP("run", &c);
+            CHECK("first in, last out", c.r8, 1);
+            CHECK("second", c.rdi, 2);
+            CHECK("third", c.r9, 3);
+            CHECK("moved between", c.r11, 2);
+            CHECK("last in, first out", c.rsi, 5);
+            CHECK("moved", c.rbp, 5);
+            CHECK("stack", c.rsp, page + 8 * words);
+        } else {
+            for (u64 n = 0; n < words; n++)
+                at += k_lengths[n];
+            at += words == 3 ? 2 : 0; /* over the move */
+            CHECK_TRAP("page below", &c, PF, 2, at);
+            CHECK("address", c.cr2, page - 8);
+            CHECK("stack", c.rsp, page);
+        }
+        remap(8, ADDRESS(stack), true);
+        c = run_at(k_call, page + 8 * words);
+        CHECK_STOP("with a return", &c);
+        CHECK("value", c.rax, 5);
+        CHECK("kept", c.r9, 4);
+        CHECK("kept", c.rbx, 2);
+        CHECK("stack", c.rsp, page + 8 * words);
+    }
+}
+
 /* -- traps between -- */
 
 CODE64(t_between,
@@ -441,6 +508,7 @@ void guest_main(void)
     test_remapped();
     test_across();
     test_caller_remapped();
+    test_runs();
     test_traps();
     test_steps();
     test_counting();

@@ -155,8 +155,8 @@ static bool op_emit(struct translation *tr, unsigned i)
     }
 }
 
-/* One operation, natively if possible; whatever a failed attempt emitted is taken back. */
-static void op_translate(struct translation *tr, unsigned i)
+/* Natively if possible; whatever a failed attempt emitted is taken back. */
+void tr_op(struct translation *tr, unsigned i)
 {
     struct emit e = tr->e;
     bool host = tr->flags_host, memory = tr->flags_memory, vectors = tr->vectors;
@@ -164,7 +164,6 @@ static void op_translate(struct translation *tr, unsigned i)
     unsigned recipe = tr->flags_recipe;
     unsigned cold = tr->cold_count;
 
-    tr->op_at[i] = tr->e.at;
     if (op_emit(tr, i)) {
         cold_back(tr, i);
         return;
@@ -193,7 +192,7 @@ static void cold_twin(struct translation *tr, const struct cold *cold)
 }
 
 /* R10 is the linear address ^ the slot's tag. */
-static void cold_slot(struct translation *tr, const struct cold *cold)
+static void slot_look(struct translation *tr, const struct cold *cold)
 {
     struct emit *e = &tr->e;
 
@@ -202,7 +201,6 @@ static void cold_slot(struct translation *tr, const struct cold *cold)
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
-    cold_twin(tr, cold);
 }
 
 /* Takes the block off the fuel, or leaves before it if there is not enough: R11 alone is free here,
@@ -247,7 +245,12 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         cold_twin(tr, cold);
         break;
     case COLD_SLOT:
-        cold_slot(tr, cold);
+        slot_look(tr, cold);
+        cold_twin(tr, cold);
+        break;
+    case COLD_RUN:
+        slot_look(tr, cold);
+        tr_stack_cold(tr, cold);
         break;
     case COLD_FUEL:
         cold_fuel(tr, cold);
@@ -291,8 +294,14 @@ static void block_emit(struct translation *tr)
     if (tr->c->counted)
         fuel_emit(tr);
     tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));
-    for (unsigned i = 0; i < block->count; i++)
-        op_translate(tr, i);
+    for (unsigned i = 0, run; i < block->count; i += run) {
+        tr->op_at[i] = tr->e.at;
+        run = tr_stack_run(tr, i);
+        if (run > 0)
+            continue;
+        tr_op(tr, i);
+        run = 1;
+    }
     if (!soft_op_ends_block(&last->insn))
         tr_exit_direct(tr, tr_page_offset(tr, last->next), block->count - 1);
     for (unsigned i = 0; i < tr->cold_count; i++) {

@@ -372,6 +372,15 @@ static bool call_emit(struct translation *tr, unsigned i)
     return true;
 }
 
+void tr_return(struct translation *tr, unsigned i)
+{
+    emit_mov_reg_state(&tr->e, HOST_R11, STATE(salt));
+    emit_alu_reg_reg(&tr->e, EMIT_ADD, HOST_R11, HOST_R10);
+    emit_cmp_reg_mem(&tr->e, HOST_R11, HOST_RSP, 8);
+    tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_RETURN)->op = i;
+    emit_ret(&tr->e);
+}
+
 static bool ret_emit(struct translation *tr, unsigned i)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
@@ -382,11 +391,7 @@ static bool ret_emit(struct translation *tr, unsigned i)
     tr_check(tr, &check);
     emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
     emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, 8 + (int32_t)insn->immediate);
-    emit_mov_reg_state(&tr->e, HOST_R11, STATE(salt));
-    emit_alu_reg_reg(&tr->e, EMIT_ADD, HOST_R11, HOST_R10);
-    emit_cmp_reg_mem(&tr->e, HOST_R11, HOST_RSP, 8);
-    tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_RETURN)->op = i;
-    emit_ret(&tr->e);
+    tr_return(tr, i);
     return true;
 }
 

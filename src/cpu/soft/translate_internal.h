@@ -118,6 +118,7 @@ _Static_assert(sizeof(struct soft_lookup) == 32, "translated code shifts by 5");
 enum cold_kind {
     COLD_OP,   /* the interpreted twin of an operation */
     COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
+    COLD_RUN,  /* the same for a run of pushes or pops: else one by one */
     COLD_FUEL, /* see fuel_emit() */
     COLD_LINK,
     COLD_POLL,
@@ -142,8 +143,10 @@ struct cold {
     uint8_t *back;        /* where to go on: after the twin, or after a call */
     uint8_t *missed;      /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
     uint8_t *hit;         /* COLD_SLOT: where to go on with the host address in R10 */
-    int32_t slot;         /* COLD_SLOT: of its tag */
-    uint8_t access, size; /* COLD_SLOT */
+    int32_t slot;         /* COLD_SLOT, COLD_RUN: of its tag */
+    uint8_t access, size; /* COLD_SLOT, COLD_RUN */
+    unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
+    bool memory, recorded;
 };
 
 /* What a direct jump's target wants of the flags: TR_FLAGS_*. */
@@ -263,8 +266,13 @@ void tr_check(struct translation *tr, const struct check *check);
 bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,
                const struct check *check);
 bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
-bool tr_string(struct translation *tr, unsigned i);  /* translate_string.c */
-bool tr_vector(struct translation *tr, unsigned i);  /* translate_vector.c */
+/* Several pushes or pops from operation i on; gives how many operations that were. */
+unsigned tr_stack_run(struct translation *tr, unsigned i); /* translate_stack.c */
+void tr_stack_cold(struct translation *tr, const struct cold *cold);
+/* One operation, natively or by its twin. (translate.c) */
+void tr_op(struct translation *tr, unsigned i);
+bool tr_string(struct translation *tr, unsigned i); /* translate_string.c */
+bool tr_vector(struct translation *tr, unsigned i); /* translate_vector.c */
 
 /* System instructions (translate_system.c); where it gives false nothing was emitted. */
 bool tr_system(struct translation *tr, unsigned i);
@@ -272,6 +280,8 @@ bool tr_system(struct translation *tr, unsigned i);
 /* -- control flow (translate_control.c) -- */
 
 bool tr_branch(struct translation *tr, unsigned i); /* Jcc, JMP, CALL, RET, LOOP, JRCXZ */
+/* RET, with the return address in R10 and all else done. */
+void tr_return(struct translation *tr, unsigned i);
 /* What lies out of line of a branch. */
 void tr_branch_cold(struct translation *tr, const struct cold *cold);
 /* The target of a direct branch from the page's beginning; false: too far. */
