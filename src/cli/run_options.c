@@ -356,9 +356,9 @@ static const struct option run_table[] = {
      set_firmware},
     {"cpus", "N", "virtual CPUs, each a host thread (default 1)", set_cpus},
     {"memory", "SIZE", "memory, as 512M or 2G; a bare number is in MiB (default 1G)", set_memory},
-    {"cpu", "MODEL[,-FEATURE...]",
+    {"cpu", "MODEL[,+FEATURE|-FEATURE...]",
      "the CPU that the guest sees (default: the best that this host offers),\n"
-     "less the named features; \"--cpu help\" lists the models",
+     "with or without the named features; \"--cpu help\" lists the models",
      set_cpu},
     {"engine", "NAME",
      "what runs the guest's code: auto, soft, interpreter (default auto);\n"

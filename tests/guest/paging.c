@@ -19,6 +19,7 @@
 #define ERROR_U    4u
 #define ERROR_RSVD 8u
 #define ERROR_I    16u
+#define ERROR_PK   32u
 
 static u64 test_pd[512] __attribute__((aligned(4096)));
 static u64 test_pt[512] __attribute__((aligned(4096)));
@@ -33,6 +34,8 @@ CODE64(p_write, "mov %rcx, (%rax)" STOP);
 CODE64(p_exec, "jmp *%rax");
 CODE64(p_rmw, "lock incl (%rax)" STOP);
 CODE64(p_target, "int $0x81\n");
+CODE64(p_rdpkru, ".byte 0x0f, 0x01, 0xee" STOP);
+CODE64(p_wrpkru, ".byte 0x0f, 0x01, 0xef" STOP);
 
 enum access { READ, WRITE, EXEC, ACCESSES };
 static const char *const access_names[] = {"read", "write", "fetch"};
@@ -302,6 +305,110 @@ static void test_crossing(void)
         c = access_run(EXEC, true, VA(1) - first, 0);
         CHECK("both present", c.rcx, 0x12345678);
     }
+}
+
+/* -- protection keys: SDM vol. 3, 4.6.2 -- */
+
+static void pkru_set(u32 value)
+{
+    __asm__ volatile(".byte 0x0f, 0x01, 0xef" : : "a"(value), "c"(0), "d"(0) : "memory");
+}
+
+static void check_key(unsigned key, unsigned bits, enum access access, bool user)
+{
+    bool user_page = test_pt[0] & U, wp = cr0_get() & CR0_WP;
+    bool denied = access != EXEC && ((bits & 1) || ((bits & 2) && access == WRITE && (user || wp)));
+    struct context c;
+
+    if (user && !user_page)
+        return;
+    if (user_page)
+        pkru_set(bits << 2 * key);
+    else
+        wrmsr(MSR_PKRS, (u64)bits << 2 * key);
+    c = access_run(access, user, VA(0) + (access == EXEC ? 0 : 64), 0);
+    CHECK(access_names[access], c.vector, denied ? PF : STOP_VECTOR);
+    if (denied)
+        CHECK("error code", c.error,
+              ERROR_P | ERROR_PK | (user ? ERROR_U : 0) | (access == WRITE ? ERROR_W : 0));
+    if (user_page)
+        pkru_set(0);
+    else
+        wrmsr(MSR_PKRS, 0);
+}
+
+/* No INVLPG between two settings of the keys' rights: they count at once. */
+static void check_keys(u64 rights)
+{
+    static const unsigned keys[] = {1, 2, 7, 8, 15};
+
+    for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+        test_pt[0] = FRAME(0) | P | rights | (u64)keys[i] << 59;
+        invlpg(VA(0));
+        for (unsigned bits = 0; bits < 4; bits++) {
+            for (unsigned j = 0; j < 2 * ACCESSES; j++)
+                check_key(keys[i], bits, j / 2, j & 1);
+        }
+    }
+}
+
+static void check_pkru_register(void)
+{
+    struct context c = context_user(p_rdpkru);
+
+    cr4_set(cr4_get() & ~CR4_PKE);
+    CHECK("not enabled", cpuid(7, 0).ecx & 0x10, 0);
+    world_long(&c);
+    CHECK_TRAP("RDPKRU when it is not enabled", &c, UD, NO_ERROR, USER(p_rdpkru));
+    cr4_set(cr4_get() | CR4_PKE);
+    CHECK("enabled", cpuid(7, 0).ecx & 0x10, 0x10);
+    c = context_user(p_wrpkru);
+    c.rax = 0x12345670;
+    c.rcx = c.rdx = 0;
+    world_long(&c);
+    CHECK_STOP("WRPKRU in user mode", &c);
+    c = context_user(p_rdpkru);
+    c.rcx = 1ul << 32;
+    c.rdx = ~0ul;
+    world_long(&c);
+    CHECK_STOP("RDPKRU in user mode", &c);
+    CHECK("EAX", c.rax, 0x12345670);
+    CHECK("EDX", c.rdx, 0);
+    c.rip = USER(p_rdpkru);
+    c.rcx = 1;
+    world_long(&c);
+    CHECK_TRAP("RDPKRU with ECX", &c, GP, 0, USER(p_rdpkru));
+    c = context_user(p_wrpkru);
+    c.rcx = 0;
+    c.rdx = 1;
+    world_long(&c);
+    CHECK_TRAP("WRPKRU with EDX", &c, GP, 0, USER(p_wrpkru));
+    pkru_set(0);
+}
+
+static void test_keys(void)
+{
+    u64 cr0 = cr0_get(), cr4 = cr4_get();
+
+    part("protection keys");
+    if (!has(FEATURE_PKU) || !has(FEATURE_PKS)) {
+        skip("protection keys", "CPUID does not show them");
+        CHECK("CR4.PKE without the feature", cr_write_safe(4, cr4 | CR4_PKE), GP);
+        return;
+    }
+    tables_reset();
+    memory_copy(frames[0], p_target, 2);
+    cr4_set(cr4 | CR4_PKE | CR4_PKS);
+    check_pkru_register();
+    CHECK("IA32_PKRS has 32 bits", wrmsr_safe(MSR_PKRS, 1ul << 32), GP);
+    for (unsigned wp = 0; wp < 2; wp++) {
+        cr0_set(wp ? cr0 | CR0_WP : cr0 & ~CR0_WP);
+        check_keys(W | U);
+        check_keys(W);
+    }
+    cr0_set(cr0);
+    cr4_set(cr4);
+    tables_reset();
 }
 
 static u64 read_at(u64 address)
@@ -719,6 +826,7 @@ void guest_main(void)
     test_over_the_end();
     test_sizes();
     test_crossing();
+    test_keys();
     test_invalidation();
     test_pcid();
     test_atomic_rmw();

@@ -59,6 +59,7 @@ bool soft_op_ends_block(const struct x86_insn *insn)
     case X86_OP_CLTS:
     case X86_OP_WRMSR:
     case X86_OP_XSETBV:
+    case X86_OP_WRPKRU:
     case X86_OP_MOV_TO_SEG:
     case X86_OP_POP_SEG:
     case X86_OP_LOAD_FAR:

@@ -222,7 +222,8 @@ static bool vectors_free(const struct soft_vcpu *c)
 {
     const struct x86_cpuid *cpuid = c->vm->cpuid;
     bool saved = !cpuid->feature[X86_FEATURE_XSAVE] ||
-                 ((c->cr4 & X86_CR4_OSXSAVE) && c->xcr0 == cpuid->xcr0_allowed);
+                 ((c->cr4 & X86_CR4_OSXSAVE) &&
+                  (c->xcr0 | X86_XCR0_PKRU) == (cpuid->xcr0_allowed | X86_XCR0_PKRU));
 
     return (c->vector.mxcsr & 0x1f80) == 0x1f80 && !(c->cr0 & (X86_CR0_EM | X86_CR0_TS)) &&
            (c->cr4 & X86_CR4_OSFXSR) && saved && cpuid->feature[X86_FEATURE_AVX];

@@ -93,6 +93,7 @@ static const struct field fields[] = {
     FIELD(pat),
     FIELD(tsc_aux),
     FIELD(misc_enable),
+    FIELD(pkrs),
     FIELD(mtrr_def_type),
     ARRAY(mtrr_fixed),
     ARRAY(mtrr_base),

@@ -21,6 +21,7 @@
 #define PTE_D       (UINT64_C(1) << 6)
 #define PTE_PS      (UINT64_C(1) << 7)
 #define PTE_G       (UINT64_C(1) << 8)
+#define PTE_KEY     (UINT64_C(15) << 59)
 #define PTE_NX      (UINT64_C(1) << 63)
 #define PTE_ADDR    UINT64_C(0x000ffffffffff000)
 
@@ -29,6 +30,7 @@
 #define PF_USER     4u
 #define PF_RESERVED 8u
 #define PF_FETCH    16u
+#define PF_KEY      32u
 
 uint8_t *soft_host(struct soft_vcpu *c, uint64_t gpa, bool *rom)
 {
@@ -55,7 +57,7 @@ struct walk {
     enum soft_privilege privilege;
     struct entry entry[4];
     unsigned depth;
-    uint64_t rights; /* W and U bits of all levels, ANDed; NX ORed */
+    uint64_t rights; /* W and U bits of all levels, ANDed; NX ORed; the leaf's key */
     bool reserved;
     bool leaf, declined;
 };
@@ -133,6 +135,7 @@ static bool walk_wide(struct walk *w, uint64_t table, unsigned level, struct sof
         if (level == 0 || (value & PTE_PS)) {
             page->gpa = (value & PTE_ADDR & ~page_mask(shift)) | (w->linear & page_mask(shift));
             page->shift = shift;
+            w->rights |= value & PTE_KEY;
             return true;
         }
         table = value & PTE_ADDR;
@@ -178,6 +181,23 @@ static bool walk_tables(struct walk *w, struct soft_page *page)
     return walk_wide(w, pdpte & PTE_ADDR, 1, page);
 }
 
+/* Protection keys (SDM vol. 3, 4.6.2): two bits a key, "no access" and "no write". */
+static inline bool key_permits(const struct soft_vcpu *c, enum soft_access access,
+                               enum soft_privilege privilege, uint64_t rights)
+{
+    bool user_page = (rights & PTE_U) != 0;
+    unsigned shift = (unsigned)((rights & PTE_KEY) >> 59) * 2;
+    uint64_t bits = (user_page ? c->pkru : c->pkrs) >> shift;
+
+    if (!(c->cr4 & (user_page ? X86_CR4_PKE : X86_CR4_PKS)) || !c->long_mode ||
+        access == SOFT_FETCH)
+        return true;
+    if (bits & 1)
+        return false;
+    return !(bits & 2) || access != SOFT_WRITE ||
+           (privilege != SOFT_USER && !(c->cr0 & X86_CR0_WP));
+}
+
 static inline bool access_permitted(const struct soft_vcpu *c, enum soft_access access,
                                     enum soft_privilege privilege, uint64_t rights)
 {
@@ -185,6 +205,8 @@ static inline bool access_permitted(const struct soft_vcpu *c, enum soft_access 
     bool writable = (rights & PTE_W) != 0;
 
     if (access == SOFT_FETCH && (rights & PTE_NX))
+        return false;
+    if (!key_permits(c, access, privilege, rights))
         return false;
     if (privilege == SOFT_USER)
         return user_page && (access != SOFT_WRITE || writable);
@@ -209,6 +231,8 @@ static uint32_t fault_code(const struct walk *w, bool present)
         code |= PF_USER;
     if (w->access == SOFT_FETCH && (nx || (c->cr4 & X86_CR4_SMEP)))
         code |= PF_FETCH;
+    if (present && !key_permits(c, w->access, w->privilege, w->rights))
+        code |= PF_KEY;
     return code;
 }
 
@@ -284,6 +308,7 @@ static bool walk_plain(struct soft_vcpu *c, const struct soft_walk_request *requ
         }
         table = value & PTE_ADDR;
     }
+    rights |= value & PTE_KEY;
     if ((request->access == SOFT_WRITE && !(value & PTE_D)) ||
         !access_permitted(c, request->access, request->privilege, rights))
         return false;

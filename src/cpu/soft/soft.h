@@ -161,7 +161,8 @@ struct soft_vcpu {
     uint64_t dr[4], dr6, dr7;
     uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pat, tsc_aux, misc_enable;
+    uint64_t pat, tsc_aux, misc_enable, pkrs;
+    uint32_t pkru;
     uint64_t mtrr_def_type, mtrr_fixed[X86_MTRR_FIXED_COUNT];
     uint64_t mtrr_base[X86_MTRR_VARIABLE_COUNT], mtrr_mask[X86_MTRR_VARIABLE_COUNT];
     uint64_t tsc_offset; /* guest TSC = host TSC + this */
@@ -376,7 +377,8 @@ void soft_trail_store(struct soft_vcpu *c, const void *host, unsigned length);
 void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access);
 
 /* -- TLBs (tlb.c) -- */
-void soft_tlb_flush(struct soft_vcpu *c);                       /* all, global ones too */
+void soft_tlb_flush(struct soft_vcpu *c); /* all, global ones too */
+void soft_pkru_set(struct soft_vcpu *c, uint32_t value);
 void soft_tlb_flush_local(struct soft_vcpu *c);                 /* this PCID's */
 void soft_tlb_flush_spaces(struct soft_vcpu *c);                /* all but global ones */
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */

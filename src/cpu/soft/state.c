@@ -15,7 +15,7 @@
 #define SAME_FIELDS(X)                                                                             \
     X(rip) X(cr0) X(cr2) X(cr3) X(cr4) X(xcr0) X(dr6) X(dr7) X(efer) X(star) X(lstar) X(cstar)     \
     X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(pat) X(tsc_aux)   \
-    X(misc_enable) X(mtrr_def_type) X(tsc_adjust) X(halted) X(nmi_blocked)
+    X(misc_enable) X(pkrs) X(mtrr_def_type) X(tsc_adjust) X(halted) X(nmi_blocked)
 /* clang-format on */
 
 void soft_state_get(const struct soft_vcpu *c, struct x86_state *state)

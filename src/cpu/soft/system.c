@@ -132,6 +132,7 @@ static uint64_t cr4_allowed(const struct soft_vcpu *c)
         {X86_FEATURE_UMIP, X86_CR4_UMIP},  {X86_FEATURE_FSGSBASE, X86_CR4_FSGSBASE},
         {X86_FEATURE_PCID, X86_CR4_PCIDE}, {X86_FEATURE_XSAVE, X86_CR4_OSXSAVE},
         {X86_FEATURE_SMEP, X86_CR4_SMEP},  {X86_FEATURE_SMAP, X86_CR4_SMAP},
+        {X86_FEATURE_PKU, X86_CR4_PKE},    {X86_FEATURE_PKS, X86_CR4_PKS},
     };
 
     bits &= ~(uint64_t)(X86_CR4_VME | X86_CR4_PVI); /* CPUID does not offer them */
@@ -145,8 +146,8 @@ static uint64_t cr4_allowed(const struct soft_vcpu *c)
 static void cr4_write(struct soft_vcpu *c, uint64_t value)
 {
     uint64_t changed = value ^ c->cr4;
-    const uint64_t flushing =
-        X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP | X86_CR4_SMAP;
+    const uint64_t flushing = X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE |
+                              X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS;
     uint64_t before = c->cr4;
 
     if ((value & ~cr4_allowed(c)) || (c->long_mode && !(value & X86_CR4_PAE)) ||
@@ -358,6 +359,8 @@ static uint64_t *msr_plain(struct soft_vcpu *c, uint32_t index)
         return &c->kernel_gs_base;
     case X86_MSR_TSC_AUX:
         return &c->tsc_aux;
+    case X86_MSR_PKRS:
+        return has(c, X86_FEATURE_PKS) ? &c->pkrs : NULL;
     case X86_MSR_TSC_ADJUST:
         return &c->tsc_adjust;
     default:
@@ -463,6 +466,7 @@ static bool msr_value_valid(const struct soft_vcpu *c, uint32_t index, uint64_t 
         return types_valid(value, 8, TYPES_PAT);
     case X86_MSR_TSC_AUX:
     case X86_MSR_SFMASK:
+    case X86_MSR_PKRS:
         return (value >> 32) == 0;
     case X86_MSR_MTRR_DEF_TYPE:
         return (value & ~UINT64_C(0xcff)) == 0 && types_valid(value, 1, TYPES_MTRR);
@@ -499,6 +503,8 @@ static void wrmsr(struct soft_vcpu *c, const struct soft_op *op)
         if (!msr_value_valid(c, index, value))
             soft_raise_code(c, X86_GP, 0);
         *plain = value;
+        if (index == X86_MSR_PKRS)
+            soft_tlb_flush(c);
     } else {
         (void)msr_external(c, index, true, value);
     }
@@ -608,6 +614,42 @@ static void xsetbv(struct soft_vcpu *c, const struct soft_op *op)
         soft_raise_code(c, X86_GP, 0);
     c->xcr0 = value;
     soft_mode_update(c);
+}
+
+/* -- protection keys (SDM vol. 3, 4.6.2) -- */
+
+void soft_pkru_set(struct soft_vcpu *c, uint32_t value)
+{
+    if (value == c->pkru)
+        return;
+    c->pkru = value;
+    if (c->cr4 & X86_CR4_PKE)
+        soft_tlb_flush(c); /* its entries are judged by the old one */
+}
+
+static void pkru_check(struct soft_vcpu *c)
+{
+    if (!(c->cr4 & X86_CR4_PKE))
+        soft_raise(c, X86_UD);
+    if ((uint32_t)c->gpr[X86_RCX] != 0)
+        soft_raise_code(c, X86_GP, 0);
+}
+
+static void rdpkru(struct soft_vcpu *c, const struct soft_op *op)
+{
+    (void)op;
+    pkru_check(c);
+    c->gpr[X86_RAX] = c->pkru;
+    c->gpr[X86_RDX] = 0;
+}
+
+static void wrpkru(struct soft_vcpu *c, const struct soft_op *op)
+{
+    (void)op;
+    pkru_check(c);
+    if ((uint32_t)c->gpr[X86_RDX] != 0)
+        soft_raise_code(c, X86_GP, 0);
+    soft_pkru_set(c, (uint32_t)c->gpr[X86_RAX]);
 }
 
 /* -- TLB and caches -- */
@@ -761,6 +803,7 @@ soft_handler *soft_system_handler(const struct x86_insn *insn)
         [X86_OP_RDPMC] = rdpmc,         [X86_OP_RDPID] = rdpid,
         [X86_OP_RDRAND] = rdrand,       [X86_OP_RDSEED] = rdrand,
         [X86_OP_XGETBV] = xgetbv,       [X86_OP_XSETBV] = xsetbv,
+        [X86_OP_RDPKRU] = rdpkru,       [X86_OP_WRPKRU] = wrpkru,
         [X86_OP_INVLPG] = invlpg,       [X86_OP_INVPCID] = invpcid,
         [X86_OP_INVD] = cpl0_only,      [X86_OP_WBINVD] = cpl0_only,
         [X86_OP_NOP] = nothing,         [X86_OP_PREFETCH] = nothing,

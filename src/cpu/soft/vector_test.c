@@ -118,6 +118,11 @@ static uint8_t *arena; /* one page */
 static jmp_buf engine_jump;
 static int engine_vector;
 
+void soft_pkru_set(struct soft_vcpu *c, uint32_t value)
+{
+    c->pkru = value;
+}
+
 void soft_code_mode_changed(struct soft_vcpu *c)
 {
     (void)c; /* there is no code cache here */

@@ -15,7 +15,7 @@
 #define COMPACTED     (UINT64_C(1) << 63)
 #define X87_USED      160u /* bytes of the legacy area that are x87's (with MXCSR's 8) */
 
-enum component { X87, SSE, AVX, OPMASK = 5, ZMM_HI256, HI16_ZMM, COMPONENTS };
+enum component { X87, SSE, AVX, OPMASK = 5, ZMM_HI256, HI16_ZMM, PKRU = 9, COMPONENTS };
 
 /* Offsets in the standard format are Intel's (CPUID leaf 0DH). */
 static const struct {
@@ -23,9 +23,13 @@ static const struct {
 } layout[COMPONENTS] = {[AVX] = {576, 256},
                         [OPMASK] = {1088, 64},
                         [ZMM_HI256] = {1152, 512},
-                        [HI16_ZMM] = {1664, 1024}};
+                        [HI16_ZMM] = {1664, 1024},
+                        [PKRU] = {2688, 8}};
 
-_Static_assert(1664 + 1024 <= X86_XSAVE_BYTES, "the image holds all components");
+_Static_assert(2688 + 8 <= X86_XSAVE_BYTES, "the image holds all components");
+
+#define KNOWN                                                                                      \
+    ((uint64_t)(X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512 | X86_XCR0_PKRU))
 
 /* -- components to and from bytes -- */
 
@@ -43,6 +47,8 @@ static void component_get(const struct soft_vcpu *c, unsigned component, uint8_t
     }
     if (component == OPMASK)
         memcpy(to, v->opmask, sizeof v->opmask);
+    if (component == PKRU)
+        memcpy(to, (uint32_t[2]){c->pkru, 0}, 8);
 }
 
 /* `from` NULL: the initial state, zero. Outside 64-bit mode only registers 0 to 7 are loaded. */
@@ -64,6 +70,12 @@ static void component_set(struct soft_vcpu *c, unsigned component, const uint8_t
     }
     if (component == OPMASK)
         memcpy(v->opmask, from, sizeof v->opmask);
+    if (component == PKRU) {
+        uint32_t pkru;
+
+        memcpy(&pkru, from, 4);
+        soft_pkru_set(c, pkru);
+    }
 }
 
 static bool all_zero(const uint8_t *bytes, unsigned length)
@@ -509,18 +521,17 @@ void soft_xsave_get(const struct soft_vcpu *c, uint8_t image[X86_XSAVE_BYTES])
         if (layout[i].size)
             component_get(c, i, image + layout[i].offset);
     }
-    in_use = components_in_use(c, X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512);
+    in_use = components_in_use(c, KNOWN);
     memcpy(image + LEGACY_BYTES, &in_use, sizeof in_use);
 }
 
 bool soft_xsave_set(struct soft_vcpu *c, const uint8_t image[X86_XSAVE_BYTES])
 {
-    const uint64_t known = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512;
     static const uint8_t zero[LEGACY_BYTES];
     uint64_t header[8];
 
     memcpy(header, image + LEGACY_BYTES, sizeof header);
-    if (header[0] & ~known || header[1] || header[2] || mxcsr_in(image) & ~MXCSR_VALID)
+    if (header[0] & ~KNOWN || header[1] || header[2] || mxcsr_in(image) & ~MXCSR_VALID)
         return false;
     if (header[0] & X86_XCR0_X87)
         x87_set(c, image, true);

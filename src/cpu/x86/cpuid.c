@@ -16,7 +16,7 @@
 #include "cpu/x86/state.h"
 
 enum { EAX, EBX, ECX, EDX };
-enum level { LEVEL_V2, LEVEL_V3, LEVEL_HOST };
+enum level { LEVEL_V2, LEVEL_V3, LEVEL_HOST, LEVEL_ASKED /* in no model */ };
 
 struct feature_bit {
     enum x86_feature feature;
@@ -72,6 +72,10 @@ static const struct feature_bit feature_bits[] = {
     BIT(AVX512VL, "avx512vl", 7, 0, EBX, 31, HOST, true),
     BIT(AVX512VBMI, "avx512vbmi", 7, 0, ECX, 1, HOST, true),
     BIT(UMIP, "umip", 7, 0, ECX, 2, V2, false),
+    /* Not unasked: a just-in-time compiler that protects its code by keys changes PKRU all the
+     * time, and here each change costs the TLB. */
+    BIT(PKU, "pku", 7, 0, ECX, 3, ASKED, false),
+    BIT(PKS, "pks", 7, 0, ECX, 31, ASKED, false),
     BIT(AVX512VBMI2, "avx512vbmi2", 7, 0, ECX, 6, HOST, true),
     BIT(GFNI, "gfni", 7, 0, ECX, 8, HOST, true),
     BIT(VAES, "vaes", 7, 0, ECX, 9, HOST, true),
@@ -234,7 +238,7 @@ struct xsave_component {
     uint32_t size, offset;
 };
 static const struct xsave_component xsave_components[] = {
-    {2, 256, 576}, {5, 64, 1088}, {6, 512, 1152}, {7, 1024, 1664}};
+    {2, 256, 576}, {5, 64, 1088}, {6, 512, 1152}, {7, 1024, 1664}, {9, 8, 2688}};
 
 static void leaves_xsave(struct x86_cpuid *cpuid)
 {
@@ -383,9 +387,11 @@ static void xcr0_choose(struct x86_cpuid *cpuid)
         cpuid->xcr0_allowed |= X86_XCR0_AVX;
     if (cpuid->feature[X86_FEATURE_AVX512F])
         cpuid->xcr0_allowed |= X86_XCR0_AVX512;
+    if (cpuid->feature[X86_FEATURE_PKU] && cpuid->feature[X86_FEATURE_XSAVE])
+        cpuid->xcr0_allowed |= X86_XCR0_PKRU;
 }
 
-/* -- what the user asked for: NAME[,-FEATURE...] -- */
+/* -- what the user asked for: NAME[,+FEATURE|-FEATURE...] -- */
 
 /* One item of it, up to a comma or the end. */
 struct word {
@@ -451,20 +457,32 @@ static enum x86_feature feature_basis(enum x86_feature feature)
     }
 }
 
-static int feature_remove(struct x86_cpuid *cpuid, struct word word, struct error *err)
+static const struct feature_bit *feature_find(struct word name)
 {
-    struct word name = {word.at + 1, word.length - 1};
-
-    for (unsigned i = 0; word.length > 1 && word.at[0] == '-' && i < FEATURE_BITS; i++) {
-        if (word_is(name, feature_bits[i].name)) {
-            cpuid->feature[feature_bits[i].feature] = false;
-            return 0;
-        }
+    for (unsigned i = 0; i < FEATURE_BITS; i++) {
+        if (word_is(name, feature_bits[i].name))
+            return &feature_bits[i];
     }
-    return error_set(err, -ENOENT,
-                     "CPU model %s cannot be had with '%.*s'; after the model come features to "
-                     "leave out, such as -x2apic or -avx2",
-                     cpuid->model, word.length, word.at);
+    return NULL;
+}
+
+static int feature_change(struct x86_cpuid *cpuid, struct word word, struct error *err)
+{
+    bool add = word.at[0] == '+';
+    const struct feature_bit *bit = NULL;
+
+    if (word.length > 1 && (add || word.at[0] == '-'))
+        bit = feature_find((struct word){word.at + 1, word.length - 1});
+    if (!bit)
+        return error_set(err, -ENOENT,
+                         "CPU model %s cannot be had with '%.*s'; after the model come features to "
+                         "leave out or to add, such as -x2apic or +pku",
+                         cpuid->model, word.length, word.at);
+    if (add && !host_has(bit, host_xcr0()))
+        return error_set(err, -ENOTSUP, "this host's CPU lacks %s; leave out %.*s", bit->name,
+                         word.length, word.at);
+    cpuid->feature[bit->feature] = add;
+    return 0;
 }
 
 static bool feature_stands(const struct x86_cpuid *cpuid, enum x86_feature feature)
@@ -474,11 +492,11 @@ static bool feature_stands(const struct x86_cpuid *cpuid, enum x86_feature featu
     return feature == X86_FEATURE_NONE;
 }
 
-/* Leaves out what follows the model's name. */
-static int features_remove(struct x86_cpuid *cpuid, struct word words, struct error *err)
+/* Does what follows the model's name. */
+static int features_change(struct x86_cpuid *cpuid, struct word words, struct error *err)
 {
     while (word_next(&words)) {
-        int rc = feature_remove(cpuid, words, err);
+        int rc = feature_change(cpuid, words, err);
 
         if (rc < 0)
             return rc;
@@ -506,7 +524,7 @@ static int model_build(unsigned which, const struct x86_cpuid_config *config, st
                          "CPU model %s needs %sthat this host's CPU lacks; choose another with "
                          "--cpu (--cpu help lists them)",
                          out->model, missing);
-    rc = features_remove(out, word_at(config->model ? config->model : ""), err);
+    rc = features_change(out, word_at(config->model ? config->model : ""), err);
     if (rc < 0)
         return rc;
     if (out->signature == 0)
@@ -575,6 +593,10 @@ static void answer_live(const struct x86_cpuid *cpuid, const struct x86_cpuid_qu
             result[ECX] |= 1u << 27;
         if (!query->apic_enabled)
             result[EDX] &= ~(1u << 9);
+        break;
+    case 7:
+        if (query->index == 0 && (query->cr4 & X86_CR4_PKE))
+            result[ECX] |= 1u << 4;
         break;
     case 0xb:
         result[EDX] = query->vcpu_index;

@@ -62,6 +62,8 @@ enum x86_feature {
     X86_FEATURE_CLWB,
     X86_FEATURE_SHA,
     X86_FEATURE_UMIP,
+    X86_FEATURE_PKU,
+    X86_FEATURE_PKS,
     X86_FEATURE_GFNI,
     X86_FEATURE_VAES,
     X86_FEATURE_VPCLMULQDQ,
@@ -107,8 +109,8 @@ struct x86_cpuid {
 };
 
 struct x86_cpuid_config {
-    /* NAME[,-FEATURE...]: a model, and what to leave out of it, with all that builds on that. NULL:
-     * the best named model that this host offers. */
+    /* NAME[,+FEATURE|-FEATURE...]: a model, what to add to it, and what to leave out, with all that
+     * builds on that. NULL: the best named model that this host offers. */
     const char *model;
     unsigned vcpu_count;
     uint64_t tsc_hz;

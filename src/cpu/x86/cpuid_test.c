@@ -52,6 +52,27 @@ static void test_without(struct test *t)
     CHECK_EQ(t, leaf1_ecx(&cpuid) & (1u << 21 | 1u << 17), 1u << 17);
 }
 
+/* Protection keys are in no model. */
+static void test_with(struct test *t)
+{
+    struct x86_cpuid_query query = {.function = 7};
+    struct x86_cpuid cpuid;
+    struct error err;
+    uint32_t result[4];
+
+    if (!CHECK_EQ(t, build("host", &cpuid, &err), 0))
+        return;
+    CHECK(t, !cpuid.feature[X86_FEATURE_PKU] && !cpuid.feature[X86_FEATURE_PKS]);
+    if (!CHECK_EQ(t, build("x86-64-v2,+pku", &cpuid, &err), 0))
+        return;
+    CHECK(t, cpuid.feature[X86_FEATURE_PKU] && !cpuid.feature[X86_FEATURE_PKS]);
+    x86_cpuid_answer(&cpuid, &query, result);
+    CHECK_EQ(t, result[2] & 0x18, 0x08);
+    query.cr4 = X86_CR4_PKE;
+    x86_cpuid_answer(&cpuid, &query, result);
+    CHECK_EQ(t, result[2] & 0x18, 0x18);
+}
+
 /* What builds on a feature goes with it. */
 static void test_without_basis(struct test *t)
 {
@@ -70,7 +91,7 @@ static void test_without_basis(struct test *t)
 static void test_mistakes(struct test *t)
 {
     static const char *const wrong[] = {
-        "x86-64-v2,",       "x86-64-v2,-",        "x86-64-v2,x2apic", "x86-64-v2,+x2apic",
+        "x86-64-v2,",       "x86-64-v2,-",        "x86-64-v2,x2apic", "x86-64-v2,+",
         "x86-64-v2,-x2api", "x86-64-v2,-x2apicc", "x86-64-v2,-pcid,", "x86-64-v",
         "x86-64-v2-x2apic", ",-x2apic",
     };
@@ -87,6 +108,7 @@ int main(void)
 
     TEST_RUN(&t, test_model);
     TEST_RUN(&t, test_without);
+    TEST_RUN(&t, test_with);
     TEST_RUN(&t, test_without_basis);
     TEST_RUN(&t, test_mistakes);
     return test_end(&t);

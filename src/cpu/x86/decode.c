@@ -513,9 +513,11 @@ static struct entry entry_0f01(const struct reader *r)
         uint8_t modrm;
         struct entry entry;
     } register_form[] = {
-        {0xc1, E(VMCALL, 0)},    {0xc8, E(MONITOR, 0)},  {0xc9, E(MWAIT, 0)},  {0xca, E(CLAC, 0)},
-        {0xcb, E(STAC, 0)},      {0xd0, E(XGETBV, 0)},   {0xd1, E(XSETBV, 0)}, {0xd9, E(VMCALL, 0)},
-        {0xe8, E(SERIALIZE, 0)}, {0xf8, E(SWAPGS, O64)}, {0xf9, E(RDTSCP, 0)},
+        {0xc1, E(VMCALL, 0)}, {0xc8, E(MONITOR, 0)}, {0xc9, E(MWAIT, 0)},
+        {0xca, E(CLAC, 0)},   {0xcb, E(STAC, 0)},    {0xd0, E(XGETBV, 0)},
+        {0xd1, E(XSETBV, 0)}, {0xd9, E(VMCALL, 0)},  {0xe8, E(SERIALIZE, 0)},
+        {0xee, E(RDPKRU, 0)}, {0xef, E(WRPKRU, 0)},  {0xf8, E(SWAPGS, O64)},
+        {0xf9, E(RDTSCP, 0)},
     };
     uint8_t modrm = r->insn->modrm;
     unsigned reg = (modrm >> 3) & 7;

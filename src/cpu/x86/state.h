@@ -101,6 +101,7 @@ struct x86_table {
 #define X86_CR4_SMEP       (1u << 20)
 #define X86_CR4_SMAP       (1u << 21)
 #define X86_CR4_PKE        (1u << 22)
+#define X86_CR4_PKS        (1u << 24)
 
 #define X86_EFER_SCE       (1u << 0)
 #define X86_EFER_LME       (1u << 8)
@@ -122,6 +123,7 @@ struct x86_table {
 #define X86_MSR_PAT               0x277u
 #define X86_MSR_MTRR_DEF_TYPE     0x2ffu
 #define X86_MSR_TSC_DEADLINE      0x6e0u
+#define X86_MSR_PKRS              0x6e1u
 #define X86_MSR_X2APIC_FIRST      0x800u
 #define X86_MSR_X2APIC_LAST       0x8ffu
 #define X86_MSR_EFER              0xc0000080u
@@ -166,6 +168,7 @@ enum x86_vector {
 #define X86_XCR0_SSE    (1u << 1)
 #define X86_XCR0_AVX    (1u << 2)
 #define X86_XCR0_AVX512 (7u << 5)
+#define X86_XCR0_PKRU   (1u << 9)
 
 #define X86_XSAVE_BYTES 2696 /* standard format, x87 to ZMM_Hi16 + PKRU */
 
@@ -180,7 +183,7 @@ struct x86_state {
     uint64_t dr[4], dr6, dr7;
     uint64_t efer, star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pat, tsc_aux, misc_enable;
+    uint64_t pat, tsc_aux, misc_enable, pkrs;
     uint64_t mtrr_def_type, mtrr_fixed[X86_MTRR_FIXED_COUNT];
     uint64_t mtrr_base[X86_MTRR_VARIABLE_COUNT], mtrr_mask[X86_MTRR_VARIABLE_COUNT];
     uint64_t tsc; /* the guest's TSC at the moment of saving */

@@ -224,6 +224,7 @@ static const struct feature_bit {
     [FEATURE_XSAVEOPT] = {13, 1, 0, 0},
     [FEATURE_SYSCALL] = {0x80000001, 0, 3, 11},
     [FEATURE_PKU] = {7, 0, 2, 3},
+    [FEATURE_PKS] = {7, 0, 2, 31},
     [FEATURE_LA57] = {7, 0, 2, 16},
     [FEATURE_SEP] = {1, 0, 3, 11},
     [FEATURE_ADX] = {7, 0, 1, 19},

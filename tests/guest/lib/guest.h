@@ -97,6 +97,7 @@ enum feature {
     FEATURE_XSAVEOPT,
     FEATURE_SYSCALL,
     FEATURE_PKU,
+    FEATURE_PKS,
     FEATURE_LA57,
     FEATURE_SEP,
     FEATURE_ADX,
@@ -209,6 +210,8 @@ static inline void pause(void)
 #define CR4_OSXSAVE        (1ul << 18)
 #define CR4_SMEP           (1ul << 20)
 #define CR4_SMAP           (1ul << 21)
+#define CR4_PKE            (1ul << 22)
+#define CR4_PKS            (1ul << 24)
 #define MSR_EFER           0xc0000080
 #define MSR_STAR           0xc0000081
 #define MSR_LSTAR          0xc0000082
@@ -222,6 +225,7 @@ static inline void pause(void)
 #define MSR_SYSENTER_ESP   0x175
 #define MSR_SYSENTER_EIP   0x176
 #define MSR_APIC_BASE      0x1b
+#define MSR_PKRS           0x6e1
 #define EFER_SCE           (1ul << 0)
 #define EFER_LME           (1ul << 8)
 #define EFER_LMA           (1ul << 10)
