@@ -9,7 +9,7 @@
 #include "cpu/soft/soft_engine.h"
 
 const struct cpu_engine *const cpu_engines[] = {&cpu_engine_soft, &cpu_engine_interpreter,
-                                                &cpu_engine_lockstep};
+                                                &cpu_engine_translator, &cpu_engine_lockstep};
 const unsigned cpu_engine_count = sizeof cpu_engines / sizeof *cpu_engines;
 
 int cpu_engine_find(const char *name, const struct cpu_engine **out, struct error *err)

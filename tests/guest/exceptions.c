@@ -284,9 +284,31 @@ static void test_selectors(void)
     CHECK_TRAP("kernel DS at ring 3", &c, GP, SEL_KDATA, USER(e_load_ds));
 }
 
+/* The processor's own addresses have 64 bits whatever the program's have. */
+static void test_compat_high_tables(void)
+{
+    const u64 high = 0xffff800000000000;
+    struct table_register low_gdtr, high_gdtr, low_idtr, high_idtr;
+
+    boot_pml4[256] = boot_pml4[0];
+    __asm__ volatile("sgdt %0; sidt %1" : "=m"(low_gdtr), "=m"(low_idtr));
+    high_gdtr = low_gdtr;
+    high_idtr = low_idtr;
+    high_gdtr.base |= high;
+    high_idtr.base |= high;
+    __asm__ volatile("lgdt %0; lidt %1" : : "m"(high_gdtr), "m"(high_idtr));
+    struct context c = context_compat(e_into_no);
+    world_long(&c);
+    __asm__ volatile("lgdt %0; lidt %1" : : "m"(low_gdtr), "m"(low_idtr));
+    boot_pml4[256] = 0;
+    cr3_set(cr3_get());
+    CHECK_STOP("GDT and IDT above 4 GiB", &c);
+}
+
 static void test_compat(void)
 {
     part("compatibility mode");
+    test_compat_high_tables();
     struct context c = context_compat(e_into);
     world_long(&c);
     CHECK_TRAP("INTO", &c, OF, NO_ERROR, USER(e_into_end) - STOP_LEN);

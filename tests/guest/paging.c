@@ -514,6 +514,85 @@ static void test_pcid(void)
     CHECK("INVPCID of a non-canonical address", invpcid_safe(0, 0, 1ul << 63), GP);
 }
 
+static u64 user_read(void)
+{
+    return access_run(READ, true, VA(0), 0).rcx;
+}
+
+/* What a PCID kept must not show where the architecture drops it: more PCIDs than any engine keeps,
+ * each used twice, and a global page that is invalidated from another one. */
+static void test_pcid_kept(void)
+{
+    part("PCIDs kept");
+    if (!has(FEATURE_PCID))
+        return;
+    tables_reset();
+    u64 root = cr3_get(), cr4 = cr4_get();
+    cr4_set(cr4 | CR4_PCIDE | CR4_PGE);
+    for (u64 round = 0; round < 3; round++) {
+        for (u64 pcid = 1; pcid < 24; pcid++) {
+            test_pt[0] = FRAME((pcid + round) % 3) | P | U;
+            cr3_set(root | pcid);
+            CHECK("loaded", user_read(), 0x1010101010101010 * ((pcid + round) % 3 + 1));
+            cr3_set(root | (pcid - 1) | 1ul << 63);
+            invlpg(VA(0));
+            CHECK("kept, INVLPG", user_read(), 0x1010101010101010 * ((pcid + round) % 3 + 1));
+        }
+    }
+    for (u64 pcid = 1; pcid < 4; pcid++) {
+        test_pt[0] = FRAME(0) | P | U | G;
+        cr3_set(root | pcid);
+        invlpg(VA(0));
+        (void)user_read();
+        test_pt[0] = FRAME(1) | P | U | G;
+        cr3_set(root | (pcid + 7) | 1ul << 63);
+        invlpg(VA(0));
+        cr3_set(root | pcid | 1ul << 63);
+        CHECK("global page, INVLPG from elsewhere", user_read(), 0x2020202020202020);
+    }
+    cr3_set(root);
+    cr4_set(cr4);
+    test_pt[0] = FRAME(2) | P | U;
+    flush();
+    CHECK("PCIDE off", user_read(), 0x3030303030303030);
+}
+
+CODE64(p_stac, "stac\n mov (%rdi), %rax\n clac\n" LABEL(p_stac_after) "mov (%rdi), %rbx" STOP);
+LABEL_OF(p_stac_after);
+CODE64(p_stac_more, "stac\n mov (%rdi), %rax\n mov 8(%rsi), %rcx\n mov %rcx, 16(%rsi)\n "
+                    "clac\n" LABEL(p_stac_more_after) "mov 8(%rsi), %rbx" STOP);
+LABEL_OF(p_stac_more_after);
+CODE64(p_stac_popf, "pushfq\n stac\n mov (%rdi), %rax\n mov %rcx, (%rsi)\n "
+                    "popfq\n" LABEL(p_stac_popf_after) "mov %rbx, (%rsi)" STOP);
+LABEL_OF(p_stac_popf_after);
+
+/* SMAP holds again at once, though the page was touched a moment ago. */
+static void test_stac(void)
+{
+    static const struct {
+        const u8 *code;
+        u64 end;
+    } pieces[] = {{p_stac, ADDRESS(p_stac_after)},
+                  {p_stac_more, ADDRESS(p_stac_more_after)},
+                  {p_stac_popf, ADDRESS(p_stac_popf_after)}};
+
+    part("STAC and CLAC");
+    if (!has(FEATURE_SMAP))
+        return;
+    u64 cr4 = cr4_get();
+    tables_reset();
+    test_pt[0] = FRAME(0) | P | U | W;
+    cr4_set(cr4 | CR4_SMAP);
+    for (int i = 0; i < 30; i++) {
+        struct context c = context_kernel(pieces[i % 3].code);
+        c.rdi = VA(0);
+        c.rsi = VA(0);
+        world_long(&c);
+        CHECK_TRAP("after it", &c, PF, ERROR_P | (i % 3 == 2 ? ERROR_W : 0), pieces[i % 3].end);
+    }
+    cr4_set(cr4);
+}
+
 static void test_atomic_rmw(void)
 {
     part("read-modify-write");
@@ -829,6 +908,8 @@ void guest_main(void)
     test_keys();
     test_invalidation();
     test_pcid();
+    test_pcid_kept();
+    test_stac();
     test_atomic_rmw();
     test_implicit();
     test_two_level();

@@ -639,7 +639,16 @@ static int interpreter_vm_new(const struct cpu_config *config, struct cpu_vm **o
     return soft_vm_new(&interpreted, out, err);
 }
 
-/* All that both forms of the engine share. */
+static int translator_vm_new(const struct cpu_config *config, struct cpu_vm **out,
+                             struct error *err)
+{
+    struct cpu_config translated = *config;
+
+    translated.translate_at_once = true;
+    return soft_vm_new(&translated, out, err);
+}
+
+/* All that the forms of the engine share. */
 #define SOFT_OPERATIONS                                                                            \
     .probe = soft_probe_host, .vm_free = soft_vm_free, .vcpu_new = soft_vcpu_new,                  \
     .vcpu_free = soft_vcpu_free, .run = soft_run, .kick = soft_kick,                               \
@@ -658,5 +667,12 @@ const struct cpu_engine cpu_engine_interpreter = {
     .name = "interpreter",
     .description = "the soft engine without its translator: slow, the reference for it",
     .vm_new = interpreter_vm_new,
+    SOFT_OPERATIONS,
+};
+
+const struct cpu_engine cpu_engine_translator = {
+    .name = "translator",
+    .description = "the soft engine that translates what runs once, too: slow, for tests",
+    .vm_new = translator_vm_new,
     SOFT_OPERATIONS,
 };

@@ -14,6 +14,7 @@ struct vcpu {
 
 extern const struct cpu_engine cpu_engine_soft;
 extern const struct cpu_engine cpu_engine_interpreter;
+extern const struct cpu_engine cpu_engine_translator;
 extern const struct cpu_engine cpu_engine_lockstep;
 
 void soft_state_get(const struct soft_vcpu *c, struct x86_state *state);

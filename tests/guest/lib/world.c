@@ -10,11 +10,6 @@ SAME_OFFSET(vector, CTX_VECTOR);
 SAME_OFFSET(has_error, CTX_HAS_ERROR);
 SAME_OFFSET(cr2, CTX_CR2);
 
-struct table_register {
-    u16 limit;
-    u64 base;
-} __attribute__((packed));
-
 struct gate64 long_idt[256] __attribute__((aligned(16)));
 u64 legacy_idt[256] __attribute__((aligned(16)));
 struct table_register long_idtr, legacy_idtr;

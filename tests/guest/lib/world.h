@@ -82,6 +82,12 @@ struct gate64 {
     u16 offset_mid;
     u32 offset_high, zero;
 };
+/* As LGDT and LIDT take it. */
+struct table_register {
+    u16 limit;
+    u64 base;
+} __attribute__((packed));
+
 extern struct gate64 long_idt[256];
 void long_gate_set(u64 vector, const void *handler, u8 type, u8 ist);
 void long_gate_reset(u64 vector);
