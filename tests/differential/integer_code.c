@@ -92,7 +92,7 @@ static void gen_shift(struct generator *g)
         e.immediate_bytes = 1;
     }
     emit(g, &e);
-    if (form == 0)
+    if (form == 0 && e.reg < 2) /* rotates: see integer_sized.inc */
         hide_overflow(g);
 }
 

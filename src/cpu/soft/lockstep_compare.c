@@ -18,6 +18,7 @@
 #define INSNS_SHOWN  48
 #define AHEAD_BYTES  64
 #define AHEAD_INSNS  16
+#define PTE_PRESENT  UINT64_C(0x1)
 #define PTE_ACCESSED UINT64_C(0x20)
 
 /* -- code -- */
@@ -249,6 +250,25 @@ static uint64_t gpa_of(const struct lockstep *l, const uint8_t *host)
     return UINT64_MAX;
 }
 
+/* Whether two runs of bytes at the same place in a page differ by more than the accessed bits of
+ * present entries of page tables. */
+static bool bytes_differ(const uint8_t *a, const uint8_t *b, size_t length)
+{
+    if (memcmp(a, b, length) == 0)
+        return false;
+    if ((uintptr_t)a % 8 != 0 || length % 8 != 0)
+        return true;
+    for (size_t i = 0; i < length; i += 8) {
+        uint64_t x, y;
+
+        memcpy(&x, a + i, 8);
+        memcpy(&y, b + i, 8);
+        if (x != y && ((x ^ y) != PTE_ACCESSED || !(x & PTE_PRESENT)))
+            return true;
+    }
+    return false;
+}
+
 /* What the interpreter has stored must lie in the leader's memory, too. */
 bool lockstep_stores_differ(struct lockstep *l, char text[LOCKSTEP_TEXT])
 {
@@ -257,29 +277,13 @@ bool lockstep_stores_differ(struct lockstep *l, char text[LOCKSTEP_TEXT])
         uint64_t gpa = gpa_of(l, store->host);
         const uint8_t *lead = mem_span(l->vm->mem, gpa, store->length);
 
-        if (lead && memcmp(lead, store->host, store->length) != 0) {
+        if (lead && bytes_differ(lead, store->host, store->length)) {
             snprintf(text, LOCKSTEP_TEXT,
                      "memory at %#llx, stored to by the interpreter, is %#llx, not %#llx",
                      (unsigned long long)gpa, element_value(lead, store->length),
                      element_value(store->host, store->length));
             return true;
         }
-    }
-    return false;
-}
-
-/* Whether two pages differ by more than accessed bits. */
-static bool pages_differ(const uint8_t *a, const uint8_t *b)
-{
-    if (memcmp(a, b, GUEST_PAGE_SIZE) == 0)
-        return false;
-    for (unsigned i = 0; i < GUEST_PAGE_SIZE; i += 8) {
-        uint64_t x, y;
-
-        memcpy(&x, a + i, 8);
-        memcpy(&y, b + i, 8);
-        if ((x ^ y) & ~PTE_ACCESSED)
-            return true;
     }
     return false;
 }
@@ -302,7 +306,7 @@ static uint64_t slot_compare(const struct lockstep *l, const struct mem_slot *sl
         at = lead < 0 || (follow >= 0 && follow < lead) ? follow : lead;
         if (at >= end)
             return 0;
-        if (pages_differ(slot->host + (at - base), copy->host + (at - base)))
+        if (bytes_differ(slot->host + (at - base), copy->host + (at - base), GUEST_PAGE_SIZE))
             return slot->gpa + (uint64_t)(at - base) + 1;
         at += (off_t)GUEST_PAGE_SIZE;
     }
