@@ -148,10 +148,11 @@ static bool flags_pass_in_memory(const struct translation *tr, unsigned need)
 
 void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
 {
-    unsigned need = tr_flags_at(tr, target);
+    bool plain = is_plain(tr, target);
+    /* Behind a guard C may take an event, which shows them. */
+    unsigned need = plain ? tr_flags_at(tr, target) : tr_flags_at(tr, target) | TR_FLAGS_MEMORY;
     bool in_memory = flags_pass_in_memory(tr, need);
     bool flags_matter = need && !in_memory;
-    bool plain = is_plain(tr, target);
 
     if (!plain && tr->flags_memory)
         flags_matter = false;
@@ -534,7 +535,7 @@ bool tr_branch(struct translation *tr, unsigned i)
 /* -- out of line -- */
 
 /* To the lookup of R10, which tells C where it came from. */
-static void cold_lookup(struct translation *tr, const struct cold *cold, bool in_memory)
+static uint32_t cold_lookup(struct translation *tr, const struct cold *cold, bool in_memory)
 {
     uint32_t site = tr_site_new(tr, cold->op);
 
@@ -547,6 +548,7 @@ static void cold_lookup(struct translation *tr, const struct cold *cold, bool in
     } else {
         tr_jump_to(tr, tr->t->fixed.lookup[in_memory]);
     }
+    return site;
 }
 
 /* From `place`: to `lookup`, by the branch's own kind. */
@@ -568,7 +570,7 @@ static void cold_guard(struct translation *tr, const struct cold *cold)
 {
     uint8_t *lookup = tr->e.at;
 
-    cold_lookup(tr, cold, cold->flags_in_memory);
+    (void)cold_lookup(tr, cold, cold->flags_in_memory);
     cold->link->unlinked = lookup;
     emit_patch_rel32(cold->link->place, lookup);
     emit_patch_rel32(cold->place, lookup);
@@ -589,12 +591,16 @@ static void cold_missed(struct translation *tr, const struct cold *cold, uint8_t
 
 static void cold_indirect(struct translation *tr, const struct cold *cold)
 {
-    const uint8_t *lookup = tr->e.at;
+    const uint8_t *lookup = tr->e.at, *relink;
     uint8_t *missed = cold->missed, *impatient = NULL;
+    uint32_t site;
 
     emit_patch_rel32(cold->place, lookup);
-    cold_lookup(tr, cold, true);
+    site = cold_lookup(tr, cold, true);
+    relink = tr->e.at;
     if (cold->link) {
+        emit_mov_state_imm32(&tr->e, STATE(exit_site), site);
+        tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][1]);
         cold->link->unlinked = lookup;
         emit_patch_rel32(cold->link->place, lookup);
         emit_patch_rel32(cold->place, tr->e.at);
@@ -607,7 +613,7 @@ static void cold_indirect(struct translation *tr, const struct cold *cold)
     if (missed)
         cold_missed(tr, cold, missed, lookup);
     if (impatient)
-        cold_go(tr, cold, impatient, lookup);
+        cold_go(tr, cold, impatient, relink);
 }
 
 void tr_branch_cold(struct translation *tr, const struct cold *cold)
