@@ -27,6 +27,22 @@ def test_ways_to_reboot(busybox, way):
         vm.expect("fh: ready", 90)
 
 
+@pytest.mark.parametrize("cpus", ["1", "2"])
+def test_suspend(busybox, tmp_path, cpus):
+    """To S3 and back by an alarm of the clock: the disk, the network and the other CPU work again."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(range(256)) * 16384)
+    with busybox("--cpus", cpus, "--disk", str(disk)) as vm:
+        vm.expect("fh: ready", 90)
+        vm.send("ifconfig eth0 10.0.2.15 up; md5sum /dev/vda >before; echo +2 >/sys/class/rtc/rtc0/wakealarm\n")
+        vm.send("echo mem >/sys/power/state; echo 3 >/proc/sys/vm/drop_caches; md5sum /dev/vda | cmp - before && "
+                "ping -c 1 -W 20 10.0.2.2 && grep -c ^processor /proc/cpuinfo && echo a''wake\n")
+        vm.expect("awake", 90)
+        vm.send("poweroff -f\n")
+        assert vm.status() == 0
+        assert f"\n{cpus}\n" in vm.console.text.replace("\r", "")
+
+
 def test_no_reboot(busybox):
     with busybox("--no-reboot") as vm:
         vm.expect("fh: ready", 90)
