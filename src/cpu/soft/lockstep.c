@@ -26,9 +26,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "cpu/soft/code.h"
 
 #define STRIDE_DEFAULT  1000
+#define BLOCKS_SHOWN    6
 #define CHANGES_MAX     ((size_t)1 << 20)
 #define COPY_BYTES      65536
 #define MEMORY_INTERVAL (UINT64_C(1) << 28) /* instructions */
@@ -309,7 +311,8 @@ static void lead_run(struct lockstep *l, struct cpu_exit *exit)
     c->fuel_cut = 0;
     cpu_engine_soft.run(l->lead, exit);
     l->behind += (uint64_t)(fuel - c->fuel_cut - c->fuel);
-    l->retired += (uint64_t)(fuel - c->fuel_cut - c->fuel);
+    l->run = (uint64_t)(fuel - c->fuel_cut - c->fuel);
+    l->retired += l->run;
 }
 
 /* The follower catches up. Why it could not, or NULL. */
@@ -361,14 +364,22 @@ static bool differs(struct lockstep *l, const struct cpu_exit *exit, char text[L
         snprintf(text, LOCKSTEP_TEXT, "the interpreter has taken fewer inputs");
         return true;
     }
-    soft_record_clear(&l->record);
     return lockstep_states_differ(l, text) || lockstep_stores_differ(l, text) ||
            (memory_is_due(l) && lockstep_memory_differs(l, text));
 }
 
 static void fail(struct lockstep *l, struct cpu_exit *exit, const char *text)
 {
-    lockstep_report(l, text);
+    char found[LOCKSTEP_TEXT];
+
+    lockstep_report(l, text, BLOCKS_SHOWN);
+    if (!l->start_whole)
+        log_error("lockstep: the run began inside an instruction and can't be repeated");
+    else if (lockstep_find(l, found))
+        lockstep_report(l, found, 1);
+    else
+        log_error("lockstep: there is no difference when the run is repeated: it takes links, "
+                  "lookups or a TLB as they were");
     exit->kind = CPU_EXIT_FAILED;
     snprintf(exit->failed, sizeof exit->failed, "translator and interpreter differ: %s", text);
 }
@@ -404,7 +415,7 @@ static void lockstep_run(struct vcpu *vcpu, struct cpu_exit *exit)
         if (!changes_copy(l->vm))
             snprintf(text, sizeof text, "devices have changed memory too often");
         nmis_inject(l);
-        l->trail.blocks = l->trail.store_count = l->trail.byte_count = 0;
+        lockstep_start_note(l);
         lead_run(l, exit);
         if (text[0] || differs(l, exit, text))
             fail(l, exit, text);

@@ -40,7 +40,13 @@ struct lockstep {
     uint64_t memory_suspected; /* a page that differed then (its address + 1), 0: none */
     unsigned nmis;             /* to be injected when the leader stands between two instructions */
     struct x86_state state[2]; /* leader's, follower's: as they were compared last */
-    bool same;                 /* nothing has run since they were compared */
+    /* Where the last run began, so that it can be repeated. */
+    struct x86_state start;
+    bool start_whole; /* not in the middle of an instruction */
+    bool start_inject;
+    uint8_t start_vector, start_nmis;
+    uint64_t run;     /* its length */
+    uint64_t culprit; /* after a difference: the block that makes it, 0: not known */
 };
 
 /* lockstep_compare.c. Each gives the first difference in words, or false. */
@@ -48,7 +54,14 @@ struct lockstep {
 bool lockstep_states_differ(struct lockstep *l, char text[LOCKSTEP_TEXT]);
 bool lockstep_stores_differ(struct lockstep *l, char text[LOCKSTEP_TEXT]);
 bool lockstep_memory_differs(struct lockstep *l, char text[LOCKSTEP_TEXT]);
-/* Both states side by side and the code that ran last, to the log. */
-void lockstep_report(struct lockstep *l, const char *difference);
+/* The guest-physical address of a place in the follower's memory. */
+uint64_t lockstep_gpa_of(const struct lockstep *l, const uint8_t *host);
+/* Both states side by side, and the blocks that ran last, to the log. */
+void lockstep_report(struct lockstep *l, const char *difference, unsigned blocks);
+
+/* lockstep_find.c: notes where a run begins; repeats it in parts to find the block that makes the
+ * difference. False: repeated, there is none. */
+void lockstep_start_note(struct lockstep *l);
+bool lockstep_find(struct lockstep *l, char text[LOCKSTEP_TEXT]);
 
 #endif

@@ -14,7 +14,6 @@
 #include "cpu/soft/paging.h"
 #include "cpu/x86/flags.h"
 
-#define BLOCKS_SHOWN 6
 #define INSNS_SHOWN  48
 #define AHEAD_BYTES  64
 #define AHEAD_INSNS  16
@@ -66,42 +65,24 @@ struct field {
 
 /* All but the TSC, which is the host's plus an offset. */
 static const struct field fields[] = {
-    FIELD(rip),
-    ARRAY(gpr),
-    FIELD(rflags),
-    ARRAY(seg),
-    FIELD(ldtr),
-    FIELD(tr),
-    FIELD(gdtr),
-    FIELD(idtr),
-    FIELD(cr0),
-    FIELD(cr2),
-    FIELD(cr3),
-    FIELD(cr4),
-    FIELD(xcr0),
-    ARRAY(dr),
-    FIELD(dr6),
-    FIELD(dr7),
-    FIELD(efer),
-    FIELD(star),
-    FIELD(lstar),
-    FIELD(cstar),
-    FIELD(sfmask),
-    FIELD(kernel_gs_base),
-    FIELD(sysenter_cs),
-    FIELD(sysenter_esp),
-    FIELD(sysenter_eip),
-    FIELD(pat),
-    FIELD(tsc_aux),
-    FIELD(misc_enable),
-    FIELD(pkrs),
-    FIELD(mtrr_def_type),
-    ARRAY(mtrr_fixed),
-    ARRAY(mtrr_base),
-    ARRAY(mtrr_mask),
-    FIELD(halted),
-    FIELD(nmi_blocked),
-    FIELD(interrupt_shadow),
+    FIELD(rip),          ARRAY(gpr),
+    FIELD(rflags),       ARRAY(seg),
+    FIELD(ldtr),         FIELD(tr),
+    FIELD(gdtr),         FIELD(idtr),
+    FIELD(cr0),          FIELD(cr2),
+    FIELD(cr3),          FIELD(cr4),
+    FIELD(xcr0),         ARRAY(dr),
+    FIELD(dr6),          FIELD(dr7),
+    FIELD(efer),         FIELD(star),
+    FIELD(lstar),        FIELD(cstar),
+    FIELD(sfmask),       FIELD(kernel_gs_base),
+    FIELD(sysenter_cs),  FIELD(sysenter_esp),
+    FIELD(sysenter_eip), FIELD(pat),
+    FIELD(tsc_aux),      FIELD(misc_enable),
+    FIELD(pkrs),         FIELD(mtrr_def_type),
+    ARRAY(mtrr_fixed),   ARRAY(mtrr_base),
+    ARRAY(mtrr_mask),    FIELD(halted),
+    FIELD(nmi_blocked),  FIELD(interrupt_shadow),
     ARRAY(xsave),
 };
 
@@ -238,8 +219,7 @@ bool lockstep_states_differ(struct lockstep *l, char text[LOCKSTEP_TEXT])
 
 /* -- memory -- */
 
-/* The guest-physical address of a place in the follower's memory. */
-static uint64_t gpa_of(const struct lockstep *l, const uint8_t *host)
+uint64_t lockstep_gpa_of(const struct lockstep *l, const uint8_t *host)
 {
     for (unsigned i = 0; i < mem_slot_count(l->vm->copy); i++) {
         const struct mem_slot *slot = mem_slot_get(l->vm->copy, i);
@@ -274,7 +254,7 @@ bool lockstep_stores_differ(struct lockstep *l, char text[LOCKSTEP_TEXT])
 {
     for (size_t i = 0; i < l->trail.store_count; i++) {
         const struct soft_store *store = &l->trail.stores[i];
-        uint64_t gpa = gpa_of(l, store->host);
+        uint64_t gpa = lockstep_gpa_of(l, store->host);
         const uint8_t *lead = mem_span(l->vm->mem, gpa, store->length);
 
         if (lead && bytes_differ(lead, store->host, store->length)) {
@@ -392,10 +372,10 @@ static void block_print(struct lockstep *l, uint64_t rip)
     }
 }
 
-void lockstep_report(struct lockstep *l, const char *difference)
+void lockstep_report(struct lockstep *l, const char *difference, unsigned blocks)
 {
     const struct soft_trail *trail = &l->trail;
-    uint64_t first = trail->blocks > BLOCKS_SHOWN ? trail->blocks - BLOCKS_SHOWN : 0;
+    uint64_t first = trail->blocks > blocks ? trail->blocks - blocks : 0;
 
     log_error("lockstep: after %llu instructions: %s", (unsigned long long)l->retired, difference);
     soft_state_get(&l->lead->soft, &l->state[0]);
@@ -403,8 +383,9 @@ void lockstep_report(struct lockstep *l, const char *difference)
     registers_print(l);
     log_error("lockstep: what differs:");
     differences_visit(l, difference_print, l);
-    log_error("lockstep: the interpreter ran %llu blocks since they were equal; the last:",
-              (unsigned long long)trail->blocks);
+    if (blocks > 1)
+        log_error("lockstep: the interpreter ran %llu blocks since they were equal; the last:",
+                  (unsigned long long)trail->blocks);
     for (uint64_t i = first; i < trail->blocks; i++)
         block_print(l, trail->block[i % SOFT_TRAIL_BLOCKS]);
 }
