@@ -26,8 +26,6 @@ struct mem_slot {
     uint64_t gpa;
     uint64_t size; /* bytes, a multiple of GUEST_PAGE_SIZE */
     uint8_t *host;
-    int fd; /* memfd behind a RAM slot (for engines and vhost-user), or -1 */
-    uint64_t fd_offset;
     enum mem_kind kind;
 };
 
@@ -45,6 +43,10 @@ MUST_CHECK int mem_add_rom(struct mem *mem, uint64_t gpa, const void *content, u
 /* The most RAM that a guest may have here: what the host has (RAM and swap, less where a control
  * group allows less). mem_add_ram() refuses more than that in all. */
 uint64_t mem_host_bytes(void);
+
+/* The first page from `gpa` on, below `end` and in the same slot, that the host has memory for: all
+ * others were never touched, or are swapped out. `end` or the slot's: there is none. */
+uint64_t mem_touched_find(const struct mem *mem, uint64_t gpa, uint64_t end);
 
 unsigned mem_slot_count(const struct mem *mem);
 const struct mem_slot *mem_slot_get(const struct mem *mem, unsigned index);

@@ -144,19 +144,16 @@ static bool changes_copy(struct lockstep_vm *vm)
     return copied;
 }
 
-/* What a slot holds already; holes of its memfd stay holes. */
+/* What a slot holds already; pages that were never touched stay so. */
 static int slot_copy(struct lockstep_vm *vm, const struct mem_slot *slot)
 {
-    off_t end = (off_t)(slot->fd_offset + slot->size), at = (off_t)slot->fd_offset;
+    const uint64_t end = slot->gpa + slot->size;
+    uint64_t at = slot->gpa;
     int result = 0;
 
-    while (result == 0 && (at = lseek(slot->fd, at, SEEK_DATA)) >= 0 && at < end) {
-        off_t hole = lseek(slot->fd, at, SEEK_HOLE);
-
-        if (hole < 0 || hole > end)
-            hole = end;
-        result = range_copy(vm, slot->gpa + (uint64_t)at - slot->fd_offset, (uint64_t)(hole - at));
-        at = hole;
+    while (result == 0 && (at = mem_touched_find(vm->mem, at, end)) < end) {
+        result = range_copy(vm, at, GUEST_PAGE_SIZE);
+        at += GUEST_PAGE_SIZE;
     }
     return result;
 }

@@ -273,22 +273,20 @@ bool lockstep_stores_differ(struct lockstep *l, char text[LOCKSTEP_TEXT])
 static uint64_t slot_compare(const struct lockstep *l, const struct mem_slot *slot)
 {
     const struct mem_slot *copy = mem_slot_find(l->vm->copy, slot->gpa);
-    const off_t base = (off_t)slot->fd_offset, end = base + (off_t)slot->size;
-    off_t at = base;
+    const uint64_t end = slot->gpa + slot->size;
+    uint64_t lead = slot->gpa, follow = slot->gpa;
 
-    while (slot->fd >= 0 && at < end) {
-        off_t lead = lseek(slot->fd, at, SEEK_DATA);
-        off_t follow = lseek(copy->fd, at - base + (off_t)copy->fd_offset, SEEK_DATA);
-
-        follow = follow < 0 ? follow : follow + base - (off_t)copy->fd_offset;
-        if (lead < 0 && follow < 0)
-            return 0;
-        at = lead < 0 || (follow >= 0 && follow < lead) ? follow : lead;
-        if (at >= end)
-            return 0;
-        if (bytes_differ(slot->host + (at - base), copy->host + (at - base), GUEST_PAGE_SIZE))
-            return slot->gpa + (uint64_t)(at - base) + 1;
-        at += (off_t)GUEST_PAGE_SIZE;
+    if (slot->kind != MEM_RAM)
+        return 0;
+    for (uint64_t at = slot->gpa; at < end; at += GUEST_PAGE_SIZE) {
+        lead = at > lead ? at : lead;
+        follow = at > follow ? at : follow;
+        lead = mem_touched_find(l->vm->mem, lead, end);
+        follow = mem_touched_find(l->vm->copy, follow, end);
+        at = lead < follow ? lead : follow;
+        if (at < end && bytes_differ(slot->host + (at - slot->gpa), copy->host + (at - slot->gpa),
+                                     GUEST_PAGE_SIZE))
+            return at + 1;
     }
     return 0;
 }
