@@ -5,6 +5,8 @@
  */
 #include "cpu/soft/translate_internal.h"
 
+#define INT3 0xcc
+
 void tr_rip(struct translation *tr, int32_t target)
 {
     emit_mov_reg_state(&tr->e, HOST_R10, STATE(code_page));
@@ -266,22 +268,24 @@ static bool count_emit(struct translation *tr, unsigned i)
  * a switch of stacks, a retpoline) misses: see unwind_emit().
  */
 
-/* A call whose only purpose is to be returned from elsewhere: retpolines, which store over their
- * return address, and pairs that unbalance the processor's own return stack, which drop it. This
- * decides about speed alone, and so may look at bytes that change. */
-static bool call_is_thunk(const struct translation *tr, int32_t target)
+/* A call that does not return to its place: retpolines, which store over their return address, and
+ * calls that fill or unbalance the processor's own return stack, which drop it; an INT3 behind the
+ * call says so, too. This decides about speed alone, and so may look at bytes that change. */
+static bool call_is_thunk(const struct translation *tr, unsigned i, int32_t target)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
     struct x86_insn first, second;
     size_t room;
 
+    if (page[tr_page_offset(tr, tr->block->ops[i].next)] == INT3)
+        return true;
     if (!on_page(target))
         return false;
     room = GUEST_PAGE_SIZE - (size_t)target;
     if (x86_decode(&first, X86_CODE_64, page + target, room) != X86_DECODE_OK ||
         x86_decode(&second, X86_CODE_64, page + target + first.length, room - first.length) !=
             X86_DECODE_OK ||
-        second.op != X86_OP_RET)
+        (second.op != X86_OP_RET && second.op != X86_OP_JMP))
         return false;
     if (first.op == X86_OP_LEA || first.op == X86_OP_MOV)
         return first.memory && first.base == X86_RSP;
@@ -351,7 +355,7 @@ static bool call_emit(struct translation *tr, unsigned i)
     if (!tr_branch_offset(tr, &tr->block->ops[i], &target))
         return false;
     return_push(tr, i);
-    if (!call_has_frame(tr, i) || call_is_thunk(tr, target)) {
+    if (!call_has_frame(tr, i) || call_is_thunk(tr, i, target)) {
         tr_exit_direct(tr, target, i);
         return true;
     }
