@@ -160,7 +160,13 @@ class Guest(Place):
             self.measure(PREPARE)
 
     def close(self):
+        """Ends it so that it can still write what it was asked for (--stats, --perf-map)."""
         if self.pid is not None:
+            self.vm.process.terminate()
+            try:
+                self.vm.process.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
             self.vm.__exit__()
             self.pid = None
 

@@ -60,9 +60,8 @@ class Table:
 
     def group_line(self, group, title, floor):
         mean = self.mean(group, "freehold")
-        verdict = "" if math.isnan(mean) else "met" if mean <= floor else "NOT met"
         guests = " ".join(number(self.mean(group, place)) for place in self.places[1:])
-        return f"{title:52}{guests} {floor:7.1f}  {verdict}"
+        return f"{title:52}{guests} {floor:7.1f}  {verdict(mean <= floor)}"
 
     def summary(self):
         guests = " ".join(f"{place:>9}" for place in self.places[1:])
@@ -74,3 +73,35 @@ class Table:
     def slower_than_tcg(self):
         return [f"{program.name} ({self.to_tcg(program):.2f})" for program in self.rows
                 if self.to_tcg(program) > 1]
+
+    def kept(self):
+        """For JSON."""
+        return [{"group": program.group, "name": program.name, "seconds": row}
+                for program, row in self.rows.items()]
+
+
+def verdict(met):
+    return "met" if met else "NOT met"
+
+
+def machines_lines(found, names):
+    """Whole machines: seconds, and Freehold's part of TCG's."""
+    yield f"{'Seconds':52}" + " ".join(f"{name:>9}" for name in names) + \
+        ("   to TCG   floor" if "tcg" in names else "")
+    for what, row in found.items():
+        line = f"{what:52}" + " ".join(number(row.get(name)) for name in names)
+        if "tcg" in row:
+            part, floor = row["freehold"] / row["tcg"], catalog.BOOT_FLOORS[what]
+            line += f"{part:9.2f} {floor:7.2f}  {verdict(part <= floor)}"
+        yield line
+
+
+def scaling_lines(found):
+    """Two busy threads on two virtual CPUs, against two natively."""
+    yield "What a second busy CPU adds: the same work twice in the time of once is 1.00"
+    if any(native < 0.8 for native, _ in found.values()):
+        yield "(not even two threads natively had two CPUs: the host is busy, this says little)"
+    for name, (native, guest) in found.items():
+        part = guest / native
+        yield f"{name:22} natively {native:.2f}, in the guest {guest:.2f}: {part:.2f} of it " \
+              f"(floor {catalog.SCALING_FLOOR}: {verdict(part >= catalog.SCALING_FLOOR)})"
