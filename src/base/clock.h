@@ -1,4 +1,5 @@
-/* Host time. Source: clock_gettime(2), CLOCK_MONOTONIC and CLOCK_REALTIME, in nanoseconds. */
+/* Time as guests and devices see it, in nanoseconds: the host's (clock_gettime(2), CLOCK_MONOTONIC
+ * and CLOCK_REALTIME), unless counted.h's stands for it. */
 #ifndef FREEHOLD_BASE_CLOCK_H
 #define FREEHOLD_BASE_CLOCK_H
 

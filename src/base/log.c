@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/counted.h"
 
 #define LOG_LINE_BYTES       640
 #define LOG_LIMIT_PER_SECOND 10
@@ -74,7 +75,7 @@ void log_info(const char *format, ...)
  * many lines the last one swallowed. Two threads racing here can only miscount by a line. */
 static bool log_limit_admit(struct log_limit *limit, unsigned *swallowed)
 {
-    uint64_t now = clock_monotonic_ns();
+    uint64_t now = counted_host_ns();
     uint64_t start = __atomic_load_n(&limit->window_start_ns, __ATOMIC_RELAXED);
 
     *swallowed = 0;

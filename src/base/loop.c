@@ -1,6 +1,7 @@
 /*
  * The event loop: epoll for descriptors, one timerfd for the earliest timer (an hrtimer, exact to
- * the nanosecond, with no slack), one eventfd to wake the loop from other threads.
+ * the nanosecond, with no slack; under counted time it may fire early, and is set again), one
+ * eventfd to wake the loop from other threads.
  *
  * Threads: any may call; `lock` guards the heap and the batch of events being handed out, and is
  * never held while a callback runs. Trusts its callers.
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/counted.h"
 #include "base/log.h"
 
 #define LOOP_BATCH        32
@@ -184,15 +186,16 @@ static void heap_reserve(struct loop *loop)
 static void loop_program(struct loop *loop)
 {
     struct itimerspec when = {0};
-    uint64_t deadline_ns;
+    uint64_t deadline_ns, host_ns;
 
     if (loop->heap_count == 0 || loop->heap[1]->deadline_ns >= loop->programmed_ns)
         return;
     deadline_ns = loop->heap[1]->deadline_ns;
     loop->programmed_ns = deadline_ns;
-    when.it_value.tv_sec = (time_t)(deadline_ns / NS_PER_SECOND);
-    when.it_value.tv_nsec = (long)(deadline_ns % NS_PER_SECOND);
-    if (deadline_ns == 0)
+    host_ns = counted_host_deadline(deadline_ns);
+    when.it_value.tv_sec = (time_t)(host_ns / NS_PER_SECOND);
+    when.it_value.tv_nsec = (long)(host_ns % NS_PER_SECOND);
+    if (host_ns == 0)
         when.it_value.tv_nsec = 1; /* 0 would disarm */
     timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }

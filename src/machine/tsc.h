@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "base/counted.h"
+
 struct tsc_clock {
     uint64_t hz;            /* cpu_tsc_hz() */
     uint64_t (*read)(void); /* tsc_read_host(), or a test's own */
@@ -14,7 +16,7 @@ struct tsc_clock {
 
 static inline uint64_t tsc_read_host(void)
 {
-    return __builtin_ia32_rdtsc();
+    return counted_tsc(0);
 }
 
 #endif

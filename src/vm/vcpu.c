@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/counted.h"
 #include "machine/pvclock.h"
 #include "vm/vm_internal.h"
 
@@ -36,8 +37,9 @@ void vcpu_kick(struct vm_vcpu *vcpu)
 /* Sleeps until woken since `seen`, or the monotonic deadline. */
 static void vcpu_futex_wait(struct vm_vcpu *vcpu, uint32_t seen, uint64_t deadline_ns)
 {
-    struct timespec deadline = {.tv_sec = (time_t)(deadline_ns / NS_PER_SECOND),
-                                .tv_nsec = (long)(deadline_ns % NS_PER_SECOND)};
+    uint64_t host_ns = deadline_ns == LAPIC_NO_DEADLINE ? 0 : counted_host_deadline(deadline_ns);
+    struct timespec deadline = {.tv_sec = (time_t)(host_ns / NS_PER_SECOND),
+                                .tv_nsec = (long)(host_ns % NS_PER_SECOND)};
 
     atomic_store(&vcpu->asleep, true);
     syscall(SYS_futex, &vcpu->wake, FUTEX_WAIT_BITSET_PRIVATE, seen,
@@ -47,7 +49,13 @@ static void vcpu_futex_wait(struct vm_vcpu *vcpu, uint32_t seen, uint64_t deadli
 
 static void vcpu_sleep(struct vm_vcpu *vcpu, uint32_t seen)
 {
+    bool idles = counted_is_on() && vcpu->activity == VCPU_HALTED;
+
+    if (idles)
+        counted_idle(true);
     vcpu_futex_wait(vcpu, seen, lapic_timer_deadline_ns(vcpu->lapic));
+    if (idles)
+        counted_idle(false);
     lapic_timer_poll(vcpu->lapic);
 }
 

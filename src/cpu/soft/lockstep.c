@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/counted.h"
 #include "base/log.h"
 #include "cpu/soft/code.h"
 
@@ -304,11 +305,13 @@ static void lead_run(struct lockstep *l, struct cpu_exit *exit)
     const int64_t fuel = c->io_waiting ? 1 : run_length(l);
 
     l->record.replaying = false;
-    c->fuel = fuel;
+    c->fuel_given = c->fuel = fuel;
     c->fuel_cut = 0;
     cpu_engine_soft.run(l->lead, exit);
     l->behind += (uint64_t)(fuel - c->fuel_cut - c->fuel);
     l->run = (uint64_t)(fuel - c->fuel_cut - c->fuel);
+    c->fuel_given -= (int64_t)l->run; /* from now on the clock has it */
+    counted_add(l->run);
     l->retired += l->run;
 }
 
@@ -480,6 +483,7 @@ static void lockstep_counters(struct vcpu *vcpu, cpu_counter_visit *visit, void 
 
 const struct cpu_engine cpu_engine_lockstep = {
     .name = "lockstep",
+    .counts_time = true,
     .description = "translator and interpreter side by side, stops where they differ: for tests",
     .probe = lockstep_probe,
     .vm_new = lockstep_vm_new,

@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "base/counted.h"
 #include "cpu/soft/code.h"
 #include "cpu/soft/observe.h"
 #include "cpu/soft/paging.h"
@@ -35,7 +36,6 @@
 
 #define CODE_BYTES     ((size_t)64 << 20)
 #define CODE_BYTES_MIN ((size_t)128 << 10)
-
 
 /* -- leaving an instruction -- */
 
@@ -108,6 +108,13 @@ static void io_complete(struct soft_vcpu *c)
     c->io_next = 0;
     if (c->record)
         soft_record_exit(c->record, exit);
+}
+
+uint64_t soft_host_tsc(const struct soft_vcpu *c)
+{
+    int64_t done = c->fuel_given - c->fuel_cut - (c->fuel - (c->op - c->op_first));
+
+    return counted_tsc(c->counted && counted_is_on() ? (uint64_t)done : 0);
 }
 
 /* -- events -- */

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/counted.h"
 
 #define PERIOD_NS NS_PER_MS
 
@@ -38,7 +39,7 @@ static void sample(struct soft_sampler *s)
 {
     uint64_t *time_ns = s->counters->time_ns;
     enum soft_activity activity = soft_activity_get(s->counters);
-    uint64_t wall_ns = clock_monotonic_ns(), used_ns = clock_ns(s->clock);
+    uint64_t wall_ns = counted_host_ns(), used_ns = clock_ns(s->clock);
     uint64_t wall = wall_ns - s->wall_ns;
     uint64_t used = used_ns > s->used_ns ? used_ns - s->used_ns : 0;
 

@@ -213,6 +213,7 @@ struct soft_vcpu {
     /* How many operations may still be completed and events delivered. Kept by all, right at each
      * block boundary; translated code takes its part only where `counted`. */
     int64_t fuel;
+    int64_t fuel_given;         /* what a counted run began with */
     int64_t fuel_cut;           /* by_block: taken away so that the run ends behind the block */
     bool by_block;              /* counted, and a run ends behind each block */
     struct soft_trail *trail;   /* NULL: nobody asks which blocks ran and where they stored */
@@ -229,8 +230,8 @@ struct soft_vcpu {
     uint32_t slot_what;               /* offset in it, and what soft_leaf_fill() is told */
     uint64_t code_page;               /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
-    uint64_t recorded[2]; /* operands of the operation that made the flags, and where it is, */
-    uint32_t flags_site;  /* if not 0: then arith is not up to date (translate_flags.c) */
+    uint64_t recorded[2];   /* operands of the operation that made the flags, and where it is, */
+    uint32_t flags_site;    /* if not 0: then arith is not up to date (translate_flags.c) */
     uint64_t branch_target; /* of a call whose push is under way */
     uint32_t link_patience; /* links that may fail until one is linked anew */
     uint64_t push_value;    /* of a PUSH of memory */
@@ -441,6 +442,9 @@ struct soft_event {
 void soft_event_deliver(struct soft_vcpu *c, const struct soft_event *event);
 /* Whether IOPL or the TSS's map allows port I/O of `size` bytes; if not: #GP(0). (task.c) */
 bool soft_io_permitted(struct soft_vcpu *c, uint16_t port, unsigned size);
+
+/* The host's TSC; under counted time, what stands for it at the running operation. (run.c) */
+uint64_t soft_host_tsc(const struct soft_vcpu *c);
 
 /* -- rflags -- */
 uint64_t soft_rflags_get(const struct soft_vcpu *c);

@@ -29,7 +29,7 @@ void soft_state_get(const struct soft_vcpu *c, struct x86_state *state)
 #undef GET
     state->rflags = soft_rflags_get(c);
     state->interrupt_shadow = c->shadow;
-    state->tsc = __rdtsc() + c->tsc_offset;
+    state->tsc = soft_host_tsc(c) + c->tsc_offset;
     soft_xsave_get(c, state->xsave);
 }
 
@@ -64,7 +64,7 @@ int soft_state_set(struct soft_vcpu *c, const struct x86_state *state, struct er
     SAME_FIELDS(SET)
 #undef SET
     c->shadow = state->interrupt_shadow;
-    c->tsc_offset = state->tsc - __rdtsc();
+    c->tsc_offset = state->tsc - soft_host_tsc(c);
     c->apic_enabled = true;
     soft_rflags_set(c, state->rflags);
     soft_mode_update(c);

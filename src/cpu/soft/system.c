@@ -370,7 +370,7 @@ static uint64_t *msr_plain(struct soft_vcpu *c, uint32_t index)
 
 static uint64_t guest_tsc(struct soft_vcpu *c)
 {
-    return soft_input(c, SOFT_INPUT_TSC, __rdtsc() + c->tsc_offset);
+    return soft_input(c, SOFT_INPUT_TSC, soft_host_tsc(c) + c->tsc_offset);
 }
 
 static uint64_t msr_external(struct soft_vcpu *c, uint32_t index, bool write, uint64_t value)
@@ -494,7 +494,7 @@ static void wrmsr(struct soft_vcpu *c, const struct soft_op *op)
     } else if (index == X86_MSR_TSC) {
         uint64_t before = c->tsc_offset;
 
-        c->tsc_offset = value - soft_input(c, SOFT_INPUT_TSC, __rdtsc());
+        c->tsc_offset = value - soft_input(c, SOFT_INPUT_TSC, soft_host_tsc(c));
         c->tsc_adjust += c->tsc_offset - before;
     } else if (index == X86_MSR_TSC_ADJUST) {
         c->tsc_offset += value - c->tsc_adjust;
