@@ -34,6 +34,8 @@ struct page_entry {
     const uint8_t *page;
     struct page_entry *next;
     struct soft_block *blocks;
+    /* By piece: how many ranges that blocks depend on lie there. 255 stays for good. */
+    uint8_t uses[SOFT_PAGE_PIECES];
 };
 
 /* An instruction that no page holds alone, kept with its bytes, which are compared at each use. */
@@ -130,7 +132,49 @@ static bool block_depends(const struct soft_block *block, const uint8_t *from, c
     return false;
 }
 
-bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to, uint64_t *counter)
+static void uses_add(struct page_entry *entry, struct soft_range range)
+{
+    for (unsigned i = range.from / SOFT_PIECE; i <= (range.to - 1u) / SOFT_PIECE; i++)
+        entry->uses[i] = (uint8_t)(entry->uses[i] + (entry->uses[i] < 255));
+}
+
+static void uses_remove(struct page_entry *entry, struct soft_range range,
+                        struct soft_pieces *freed)
+{
+    for (unsigned i = range.from / SOFT_PIECE; i <= (range.to - 1u) / SOFT_PIECE; i++) {
+        if (entry->uses[i] < 255 && --entry->uses[i] == 0)
+            freed->word[i / 64] |= UINT64_C(1) << (i % 64);
+    }
+}
+
+static struct soft_range block_range(const struct soft_block *block)
+{
+    uint16_t from = (uintptr_t)block->host & 0xfff;
+
+    return (struct soft_range){from, (uint16_t)(from + block->bytes)};
+}
+
+static bool uses_any(const struct page_entry *entry, const uint8_t *from, const uint8_t *to)
+{
+    for (unsigned i = (unsigned)(from - entry->page) / SOFT_PIECE;
+         i <= (unsigned)(to - 1 - entry->page) / SOFT_PIECE; i++) {
+        if (entry->uses[i] != 0)
+            return true;
+    }
+    return false;
+}
+
+void soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range)
+{
+    struct page_entry *entry =
+        page_find(c, (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff));
+
+    block->ahead[block->ahead_count++] = range;
+    uses_add(entry, range);
+}
+
+bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
+                     struct soft_pieces *freed)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)0xfff);
     struct page_entry *entry = page_find(c, page);
@@ -138,16 +182,23 @@ bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to
 
     if (!entry)
         return true;
+    if (!uses_any(entry, from, to))
+        return entry->blocks == NULL;
     link = &entry->blocks;
     while (*link) {
         struct soft_block *block = *link;
 
         if (block_depends(block, from, to)) {
             *link = block->page_next;
+            uses_remove(entry, block_range(block), freed);
+            for (unsigned i = 0; i < block->ahead_count; i++)
+                uses_remove(entry, block->ahead[i], freed);
             block_drop(c, block);
-            soft_count(counter);
+            soft_count(&c->counters.dropped);
             if (block->head && block->head->valid) {
-                (void)soft_cache_drop(c, block->head->host, block->head->host + 1, counter);
+                struct soft_pieces elsewhere = {0}; /* they stay covered */
+
+                (void)soft_cache_drop(c, block->head->host, block->head->host + 1, &elsewhere);
                 link = &entry->blocks; /* both may lie on this page */
             }
         } else {
@@ -476,6 +527,7 @@ static void block_watch(struct soft_vcpu *c, struct soft_block *block)
         *entry = (struct page_entry){.page = page, .next = cache->pages[page_hash(page)]};
         cache->pages[page_hash(page)] = entry;
     }
+    uses_add(entry, block_range(block));
     block->page_next = entry->blocks;
     entry->blocks = block;
     block->valid = true;

@@ -3,12 +3,17 @@
  * somebody writes there. The blocks themselves: cache.c.
  *
  * struct soft_code says for every guest page which vCPUs hold blocks of it and which of
- * its 64-byte lines they cover, under one lock. A page that holds code has no write entries in any
+ * its 16-byte pieces they cover, under one lock. A page that holds code has no write entries in any
  * TLB, so every store to it comes here, drops the overlapping blocks of this vCPU, and leaves a
  * note for the others, which they read before their next block. A vCPU that decodes a page nobody
  * had decoded first has all write entries for it dropped, and waits until each running vCPU has
  * passed a block boundary: only then does it read the bytes. Devices write first and then look at
  * the mark (mem_written); the decoder marks first and then reads.
+ *
+ * Where code and data share a page, or code is being made beside running code, most stores hit no
+ * block. Each page has one vCPU, its writer, that makes those without the lock. Nobody else may
+ * cover a piece meanwhile: another vCPU that is about to decode there first ends that, and waits
+ * until the writer has passed a block boundary.
  *
  * Locks: soft_code.lock is a leaf but for the memory behind it. A vCPU that waits for it counts as
  * not running, so that the holder may wait for the others. It may be in the middle of an
@@ -29,17 +34,30 @@
 
 #define NOTES_MAX 64
 #define SPINS     200 /* before a wait gives the core away */
+/* After how many stores by others a page's writer is exchanged, and how often at most. */
+#define OTHERS_MAX 16
+#define TURNS_MAX  8
 
 struct code_page {
-    uint64_t vcpus; /* bit n: vCPU n holds blocks of this page */
-    uint64_t lines; /* bit n: bytes 64n to 64n + 63 belong to some block */
+    uint64_t vcpus;                                  /* bit n: vCPU n holds blocks of this page */
+    _Atomic uint64_t covered[SOFT_PAGE_PIECES / 64]; /* pieces that belong to some block */
+    /* Index + 1 of the vCPU that stores to the other pieces without the lock; 0: none does. */
+    _Atomic uint8_t writer;
+    uint8_t others; /* stores by others since then */
+    uint8_t turns;  /* how often that had to end */
 };
 
-/* Pages whose blocks a vCPU must drop; written by others under soft_code.lock. */
+/* What a vCPU must drop: bytes [from, to) of a page. */
+struct note {
+    uint64_t gpa; /* of the page */
+    uint16_t from, to;
+};
+
+/* Written by others under soft_code.lock. */
 struct notes {
     unsigned count;
     bool overflow; /* drop everything */
-    uint64_t gpa[NOTES_MAX];
+    struct note note[NOTES_MAX];
     unsigned from_device; /* how many there were, for the counters */
     unsigned from_vcpu;
 };
@@ -203,66 +221,162 @@ void soft_exclusive_yield(struct soft_vcpu *c)
 
 /* -- writes -- */
 
-/* Under the lock: another vCPU's blocks of a page must go. */
-static void note_leave(struct soft_vm *vm, unsigned vcpu, uint64_t gpa, bool from_device)
+/* Under the lock: another vCPU's blocks must go. One note for each page is enough. */
+static void note_leave(struct soft_vm *vm, unsigned vcpu, struct note note)
 {
     struct notes *notes = &vm->code->notes[vcpu];
+    unsigned i = notes->count;
 
-    notes->from_device += from_device;
-    notes->from_vcpu += !from_device;
-    if (notes->count < NOTES_MAX)
-        notes->gpa[notes->count++] = gpa & ~UINT64_C(0xfff);
-    else
+    while (i > 0 && notes->note[i - 1].gpa != note.gpa)
+        i--;
+    if (i > 0) {
+        struct note *old = &notes->note[i - 1];
+
+        old->from = old->from < note.from ? old->from : note.from;
+        old->to = old->to > note.to ? old->to : note.to;
+    } else if (notes->count < NOTES_MAX) {
+        notes->note[notes->count++] = note;
+    } else {
         notes->overflow = true;
+    }
     atomic_fetch_or(&vm->vcpu[vcpu]->request, SOFT_REQUEST_INVALIDATE);
 }
 
-static uint64_t line_mask(uint64_t gpa, uint64_t length)
+static struct soft_pieces pieces_of(uint64_t gpa, uint64_t length)
 {
-    unsigned first = (unsigned)(gpa & 0xfff) / 64;
-    unsigned last = (unsigned)((gpa & 0xfff) + length - 1) / 64;
-    uint64_t from_first = UINT64_MAX << first;
-    uint64_t to_last = last >= 63 ? UINT64_MAX : (UINT64_C(2) << last) - 1;
+    unsigned first = (unsigned)(gpa % GUEST_PAGE_SIZE) / SOFT_PIECE;
+    unsigned last = (unsigned)(gpa % GUEST_PAGE_SIZE + length - 1) / SOFT_PIECE;
+    struct soft_pieces pieces = {0};
 
-    return from_first & to_last;
+    for (unsigned i = first / 64; i <= last / 64; i++) {
+        uint64_t from = i == first / 64 ? UINT64_MAX << (first % 64) : UINT64_MAX;
+        uint64_t to = i == last / 64 ? (UINT64_C(2) << (last % 64)) - 1 : UINT64_MAX;
+
+        pieces.word[i] = from & to;
+    }
+    return pieces;
 }
 
-static void page_unmark_if_empty(struct soft_vm *vm, struct code_page *page, uint64_t gpa)
+static bool page_is_covered(const struct code_page *page, uint64_t gpa, uint64_t length)
 {
-    if (page->vcpus != 0)
+    struct soft_pieces pieces = pieces_of(gpa, length);
+    uint64_t hit = 0;
+
+    for (unsigned i = 0; i < SOFT_PAGE_PIECES / 64; i++)
+        hit |= atomic_load_explicit(&page->covered[i], memory_order_relaxed) & pieces.word[i];
+    return hit != 0;
+}
+
+/* NULL: beyond all memory. */
+static struct code_page *page_of(const struct soft_vm *vm, uint64_t gpa)
+{
+    uint64_t number = gpa / GUEST_PAGE_SIZE;
+
+    return number < vm->code->page_count ? &vm->code->pages[number] : NULL;
+}
+
+bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length)
+{
+    const struct code_page *page = page_of(c->vm, gpa);
+
+    return page && atomic_load(&page->writer) == c->index + 1 &&
+           !page_is_covered(page, gpa, length);
+}
+
+/* Under the lock: from now on nobody stores to the page without it, but for this vCPU. */
+static void writer_end(struct soft_vcpu *c, struct code_page *page)
+{
+    unsigned writer = atomic_load(&page->writer);
+    unsigned rounds = 0;
+    struct soft_vcpu *other;
+
+    if (writer == 0 || writer == c->index + 1)
         return;
-    page->lines = 0;
-    mem_code_clear(vm->mem, gpa);
+    atomic_store(&page->writer, 0);
+    page->turns++;
+    other = c->vm->vcpu[writer - 1];
+    if (!other)
+        return;
+    atomic_fetch_or(&other->request, SOFT_REQUEST_STOP);
+    while (atomic_load(&c->vm->code->running[writer - 1]) &&
+           (atomic_load(&other->request) & SOFT_REQUEST_STOP))
+        wait_round(&rounds);
+}
+
+/* Under the lock: this vCPU has stored to the page, and may do so again. */
+static void writer_choose(struct soft_vcpu *c, struct code_page *page)
+{
+    unsigned writer = atomic_load(&page->writer);
+
+    if (page->vcpus == 0 || page->turns == TURNS_MAX || writer == c->index + 1)
+        return;
+    if (writer != 0) {
+        if (++page->others < OTHERS_MAX)
+            return;
+        writer_end(c, page);
+    }
+    page->others = 0;
+    if (page->turns < TURNS_MAX)
+        atomic_store(&page->writer, (uint8_t)(c->index + 1));
+}
+
+/* Under the lock: vCPU `index` has dropped blocks of the page. */
+static void page_dropped(struct soft_vm *vm, uint64_t gpa, unsigned index,
+                         const struct soft_pieces *freed)
+{
+    struct code_page *page = page_of(vm, gpa);
+    uint64_t bit = UINT64_C(1) << index;
+
+    if (!freed) {
+        page->vcpus &= ~bit;
+        if (page->vcpus != 0)
+            return;
+        memset(page, 0, sizeof *page);
+        mem_code_clear(vm->mem, gpa);
+        return;
+    }
+    /* Which pieces other vCPUs' blocks cover only they know. */
+    for (unsigned i = 0; page->vcpus == bit && i < SOFT_PAGE_PIECES / 64; i++)
+        atomic_fetch_and(&page->covered[i], ~freed->word[i]);
+}
+
+/* Under the lock: drops this vCPU's blocks that depend on bytes of one page. */
+static void own_drop(struct soft_vcpu *c, uint64_t gpa, uint64_t length)
+{
+    bool rom = false;
+    const uint8_t *host = soft_host(c, gpa, &rom);
+    struct soft_pieces freed = {0};
+
+    if (!host)
+        return;
+    if (soft_cache_drop(c, host, host + length, &freed))
+        page_dropped(c->vm, gpa, c->index, NULL);
+    else
+        page_dropped(c->vm, gpa, c->index, &freed);
 }
 
 /* Under the lock. `own` is NULL when a device writes. The write lies in one page. */
 static void page_written(struct soft_vm *vm, struct soft_vcpu *own, uint64_t gpa, uint64_t length)
 {
-    struct code_page *page;
+    struct code_page *page = page_of(vm, gpa);
 
-    if (gpa / GUEST_PAGE_SIZE >= vm->code->page_count)
-        return;
-    page = &vm->code->pages[gpa / GUEST_PAGE_SIZE];
-    if (!(page->lines & line_mask(gpa, length)))
+    if (!page || !page_is_covered(page, gpa, length))
         return;
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
-        uint64_t bit = UINT64_C(1) << i;
-
-        if (!(page->vcpus & bit))
+        if (!(page->vcpus & UINT64_C(1) << i))
             continue;
         if (own && own->index == i) {
-            bool rom = false;
-            const uint8_t *host = soft_host(own, gpa, &rom);
-
             soft_count(&own->counters.code_stores);
-            if (soft_cache_drop(own, host, host + length, &own->counters.dropped_by_store))
-                page->vcpus &= ~bit;
+            own_drop(own, gpa, length);
         } else {
-            note_leave(vm, i, gpa, own == NULL);
-            page->vcpus &= ~bit;
+            note_leave(vm, i,
+                       (struct note){.gpa = gpa & ~UINT64_C(0xfff),
+                                     .from = gpa & 0xfff,
+                                     .to = (uint16_t)((gpa & 0xfff) + length)});
+            vm->code->notes[i].from_device += own == NULL;
+            vm->code->notes[i].from_vcpu += own != NULL;
         }
     }
-    page_unmark_if_empty(vm, page, gpa);
 }
 
 static void device_wrote(void *opaque, uint64_t gpa, uint64_t length)
@@ -284,8 +398,12 @@ static void device_wrote(void *opaque, uint64_t gpa, uint64_t length)
 
 void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length)
 {
+    struct code_page *page = page_of(c->vm, gpa);
+
     soft_code_lock(c);
     page_written(c->vm, c, gpa, length);
+    if (page)
+        writer_choose(c, page);
 }
 
 void soft_code_write_end(struct soft_vcpu *c)
@@ -295,7 +413,7 @@ void soft_code_write_end(struct soft_vcpu *c)
 
 void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length)
 {
-    if (!mem_code_marked(c->vm->mem, gpa))
+    if (!mem_code_marked(c->vm->mem, gpa) || soft_code_is_apart(c, gpa, length))
         return;
     soft_code_write_begin(c, gpa, length);
     soft_code_write_end(c);
@@ -322,11 +440,9 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
     if (notes->overflow)
         soft_cache_clear(c);
     for (unsigned i = 0; i < notes->count && !notes->overflow; i++) {
-        bool rom = false;
-        const uint8_t *page = soft_host(c, notes->gpa[i], &rom);
+        const struct note *note = &notes->note[i];
 
-        if (page)
-            (void)soft_cache_drop(c, page, page + GUEST_PAGE_SIZE, &c->counters.dropped_by_note);
+        own_drop(c, note->gpa + note->from, (uint64_t)(note->to - note->from));
     }
     notes->count = 0;
     notes->from_device = 0;
@@ -338,11 +454,12 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
 /* -- marking pages -- */
 
 /* Under the lock: no vCPU may keep a write entry for a page that has just become code. */
-static void writers_stop(struct soft_vcpu *c)
+static void writers_stop(struct soft_vcpu *c, const uint8_t *page)
 {
     struct soft_vm *vm = c->vm;
+    unsigned rounds = 0;
 
-    soft_tlb_flush_writes(c);
+    soft_tlb_forget_writes(c, page);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         if (i != c->index && vm->vcpu[i])
             atomic_fetch_or(&vm->vcpu[i]->request, SOFT_REQUEST_TLB);
@@ -352,27 +469,32 @@ static void writers_stop(struct soft_vcpu *c)
             continue;
         while (atomic_load(&vm->code->running[i]) &&
                (atomic_load(&vm->vcpu[i]->request) & SOFT_REQUEST_TLB))
-            sched_yield();
+            wait_round(&rounds);
     }
 }
 
 void soft_code_mark(struct soft_vcpu *c, uint64_t gpa)
 {
-    struct code_page *page = &c->vm->code->pages[gpa / GUEST_PAGE_SIZE];
-    bool fresh = page->vcpus == 0;
+    struct code_page *page = page_of(c->vm, gpa);
+    bool fresh = page->vcpus == 0, rom = false;
 
+    writer_end(c, page);
     page->vcpus |= UINT64_C(1) << c->index;
     if (!fresh)
         return;
     soft_count(&c->counters.code_pages);
     mem_code_mark(c->vm->mem, gpa);
     memory_fence();
-    writers_stop(c);
+    writers_stop(c, soft_host(c, gpa & ~UINT64_C(0xfff), &rom));
 }
 
 void soft_code_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
 {
-    c->vm->code->pages[gpa / GUEST_PAGE_SIZE].lines |= line_mask(gpa, bytes);
+    struct code_page *page = page_of(c->vm, gpa);
+    struct soft_pieces pieces = pieces_of(gpa, bytes);
+
+    for (unsigned i = 0; i < SOFT_PAGE_PIECES / 64; i++)
+        atomic_fetch_or(&page->covered[i], pieces.word[i]);
 }
 
 void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range)
@@ -381,8 +503,9 @@ void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_r
         if (block->ahead[i].from == range.from)
             return;
     }
-    block->ahead[block->ahead_count++] = range;
+    soft_cache_rely(c, block, range);
     soft_code_lock(c);
+    writer_end(c, page_of(c->vm, block->gpa));
     soft_code_cover(c, (block->gpa & ~UINT64_C(0xfff)) + range.from,
                     (unsigned)(range.to - range.from));
     soft_code_unlock(c);

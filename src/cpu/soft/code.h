@@ -58,6 +58,9 @@ void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear);
 /* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go. */
 void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 void soft_code_write_end(struct soft_vcpu *c);
+/* Whether this vCPU may store there without that: it alone may do so, and no block covers these
+ * bytes. True until its next block boundary at most. Leaf code may ask. */
+bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length);
 /* The same where the store itself needs no protection (accessed and dirty bits). */
 void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 

@@ -27,9 +27,19 @@ void soft_code_mark(struct soft_vcpu *c, uint64_t gpa);
 /* Under the lock: these bytes of a marked page belong to a block. */
 void soft_code_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes);
 
-/* Drops this vCPU's blocks that depend on [from, to) of a page; true: none are left on it. */
+/* Pieces of a page, of SOFT_PIECE bytes. */
+#define SOFT_PIECE       16
+#define SOFT_PAGE_PIECES (GUEST_PAGE_SIZE / SOFT_PIECE)
+struct soft_pieces {
+    uint64_t word[SOFT_PAGE_PIECES / 64];
+};
+
+/* Drops this vCPU's blocks that depend on [from, to) of a page; true: none are left on it. Else
+ * `freed` are the pieces that had blocks and have none any more. */
 bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
-                     uint64_t *counter);
+                     struct soft_pieces *freed);
+/* Makes the block depend on a range more. */
+void soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range);
 /* Drops them all. */
 void soft_cache_clear(struct soft_vcpu *c);
 

@@ -60,6 +60,7 @@ enum soft_activity {
     X(exit_poll, "exit", "poll")                                                                   \
     X(linked, "link", "patched")                                                                   \
     X(leaf_fills, "paging", "leaf_fills")                                                          \
+    X(leaf_stores_apart, "paging", "stores_beside_code")                                           \
     X(walks, "paging", "walks")                                                                    \
     X(crossings, "paging", "accesses_across_pages")                                                \
     X(flush_all, "tlb_flush", "all")                                                               \
@@ -70,8 +71,7 @@ enum soft_activity {
     X(code_stores, "invalidation", "stores")                                                       \
     X(code_notes_vcpu, "invalidation", "notes_of_vcpus")                                           \
     X(code_notes_device, "invalidation", "notes_of_devices")                                       \
-    X(dropped_by_store, "invalidation", "blocks_by_stores")                                        \
-    X(dropped_by_note, "invalidation", "blocks_by_notes")
+    X(dropped, "invalidation", "blocks")
 /* clang-format on */
 
 #define SOFT_COUNTED_PRIVILEGES 3 /* enum soft_privilege without SOFT_CHECKED */

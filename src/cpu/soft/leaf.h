@@ -14,9 +14,16 @@
 
 typedef bool soft_leaf(struct soft_vcpu *c, const struct soft_op *op);
 
-/* Fills the TLB for an access of `size` bytes that missed; false: leave it to the twin. Called by
- * the fixed code, `what` is access | size << 8. (paging.c) */
-bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
+/* What to do about an access that missed the TLB. */
+enum soft_fill {
+    SOFT_FILL_TWIN,  /* leave it to the twin */
+    SOFT_FILL_AGAIN, /* there is an entry now */
+    SOFT_FILL_DIRECT /* this once at the host address in c->exit_value: see soft_code_is_apart() */
+};
+
+/* For an access of `size` bytes. Called by the fixed code, `what` is access | size << 8.
+ * (paging.c) */
+enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
 
 /* MOVS, CMPS, STOS, LODS and SCAS of 64-bit code with 64-bit addresses, with and without REP
  * (leaf_string.c). Where it declines a part may be done and committed: the twin does the rest. */

@@ -49,10 +49,20 @@ static uint8_t *part_limit(struct soft_vcpu *c, const struct soft_op *op, uint64
 
     if (offset + size > GUEST_PAGE_SIZE)
         return NULL;
-    if (entry->tag != linear - offset && !soft_leaf_fill(c, linear, access | size << 8))
-        return NULL;
     if (part->count > most)
         part->count = most;
+    if (entry->tag != linear - offset) {
+        /* Beside code all that is stored must be: which is known forwards only. */
+        unsigned length = access == SOFT_WRITE && !(c->rflags & X86_RFLAGS_DF)
+                              ? (unsigned)part->count * size
+                              : size;
+        enum soft_fill fill = soft_leaf_fill(c, linear, access | length << 8);
+
+        if (fill == SOFT_FILL_DIRECT && (part->count == 1 || length != size))
+            return (uint8_t *)(uintptr_t)c->exit_value;
+        if (fill != SOFT_FILL_AGAIN)
+            return NULL;
+    }
     return (uint8_t *)(uintptr_t)(entry->page + offset);
 }
 

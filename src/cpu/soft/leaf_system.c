@@ -27,7 +27,8 @@ bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, unsigned size, uint64_
     uint64_t offset = linear & (GUEST_PAGE_SIZE - 1);
 
     if (offset + size > GUEST_PAGE_SIZE ||
-        (entry->tag != linear - offset && !soft_leaf_fill(c, linear, SOFT_READ | size << 8)))
+        (entry->tag != linear - offset &&
+         soft_leaf_fill(c, linear, SOFT_READ | size << 8) != SOFT_FILL_AGAIN))
         return false;
     *value = *(const volatile uint64_t *)(uintptr_t)(entry->page + offset);
     return true;

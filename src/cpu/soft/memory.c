@@ -168,7 +168,8 @@ static void part_store(const struct span *s, const struct part *part, const uint
     if (__builtin_expect(s->c->trail != NULL, 0))
         soft_trail_store(s->c, part->target.host, part->length);
     /* Asked now, not when the span was prepared: the other part may have waited for the lock. */
-    if (mem_code_marked(s->c->vm->mem, part->target.gpa)) {
+    if (mem_code_marked(s->c->vm->mem, part->target.gpa) &&
+        !soft_code_is_apart(s->c, part->target.gpa, part->length)) {
         soft_code_write_begin(s->c, part->target.gpa, part->length);
         host_copy(part->target.host, bytes, part->length);
         soft_code_write_end(s->c);
@@ -478,7 +479,8 @@ static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t li
         return rmw_copy(&s);
     if (__builtin_expect(c->trail != NULL, 0))
         soft_trail_store(c, s.part[0].target.host, size);
-    if (mem_code_marked(c->vm->mem, s.part[0].target.gpa)) {
+    if (mem_code_marked(c->vm->mem, s.part[0].target.gpa) &&
+        !soft_code_is_apart(c, s.part[0].target.gpa, size)) {
         soft_code_write_begin(c, s.part[0].target.gpa, size);
         c->rmw_locked = true;
     }

@@ -415,8 +415,38 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
         target_cache(c, request, &page, target);
 }
 
-bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
+/* -- stores to pages with code: what the TLB must not hold -- */
+
+/* Whether the store may go straight to c->exit_value. */
+static bool code_write_find(struct soft_vcpu *c, uint64_t linear, unsigned size)
 {
+    const struct soft_code_writes *writes = &c->code_writes;
+    unsigned i = (unsigned)(linear >> 12) % SOFT_CODE_WRITES;
+    uint64_t offset = linear & (GUEST_PAGE_SIZE - 1);
+
+    if (writes->tag[i] != linear - offset || writes->privilege[i] != c->privilege ||
+        !soft_code_is_apart(c, writes->gpa[i] + offset, size))
+        return false;
+    soft_count(&c->counters.leaf_stores_apart);
+    c->exit_value = (uint64_t)(uintptr_t)(writes->host[i] + offset);
+    return true;
+}
+
+static void code_write_set(struct soft_vcpu *c, uint64_t linear, const struct soft_target *target)
+{
+    struct soft_code_writes *writes = &c->code_writes;
+    unsigned i = (unsigned)(linear >> 12) % SOFT_CODE_WRITES;
+    uint64_t offset = linear & (GUEST_PAGE_SIZE - 1);
+
+    writes->tag[i] = linear - offset;
+    writes->gpa[i] = target->gpa - offset;
+    writes->host[i] = target->host - offset;
+    writes->privilege[i] = c->privilege;
+}
+
+enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
+{
+    unsigned size = what >> 8;
     struct soft_walk_request request = {.linear = linear,
                                         .access = (enum soft_access)(what & 0xff),
                                         .privilege = soft_privilege_now(c),
@@ -425,18 +455,27 @@ bool soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what)
     struct soft_target target;
     enum soft_activity before = soft_activity_get(&c->counters);
 
+    if ((linear & 0xfff) + size > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
+        !soft_is_canonical(linear))
+        return SOFT_FILL_TWIN;
+    if (request.access == SOFT_WRITE && code_write_find(c, linear, size))
+        return SOFT_FILL_DIRECT;
     soft_activity_set(&c->counters, SOFT_IN_WALK);
-    if ((linear & 0xfff) + (what >> 8) > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
-        !soft_is_canonical(linear) || !soft_walk(c, &request, &page))
-        return false;
+    if (!soft_walk(c, &request, &page))
+        return SOFT_FILL_TWIN;
     target_set(c, &page, &target);
-    if (!target.host || (request.access == SOFT_WRITE && (target.rom || target.code)))
-        return false;
+    if (!target.host || (request.access == SOFT_WRITE && target.rom))
+        return SOFT_FILL_TWIN;
+    if (request.access == SOFT_WRITE && target.code) {
+        code_write_set(c, linear, &target);
+        soft_activity_set(&c->counters, before);
+        return code_write_find(c, linear, size) ? SOFT_FILL_DIRECT : SOFT_FILL_TWIN;
+    }
     target_cache(c, &request, &page, &target);
     soft_count(&c->counters.tlb_miss[request.privilege][request.access]);
     soft_count(&c->counters.leaf_fills);
     soft_activity_set(&c->counters, before);
-    return true;
+    return SOFT_FILL_AGAIN;
 }
 
 /* Intel SDM vol. 3, 4.4.1: the four PDPTEs are loaded by MOV to CR3 and friends. */

@@ -39,6 +39,8 @@ static inline void soft_slots_clear(struct soft_vcpu *c)
 {
     soft_slots_clear_of(c, 0);
     soft_slots_clear_of(c, 1);
+    for (unsigned i = 0; i < SOFT_CODE_WRITES; i++)
+        c->code_writes.tag[i] = c->slot_empty;
 }
 
 /* SMAP holds again: the slots that were filled meanwhile, most often one. */

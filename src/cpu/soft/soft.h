@@ -118,6 +118,15 @@ _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction
 #define SOFT_REQUEST_CLEAR      0x20u /* this vCPU's own: the caches of code are full */
 #define SOFT_REQUEST_STOP       0x40u /* another one wants to be alone: see soft_exclusive_begin() */
 
+/* Pages with code that were written lately: see paging.c. slots.h forgets them. */
+#define SOFT_CODE_WRITES 8
+struct soft_code_writes {
+    uint64_t tag[SOFT_CODE_WRITES]; /* linear address of the page; slot_empty: unused */
+    uint64_t gpa[SOFT_CODE_WRITES];
+    uint8_t *host[SOFT_CODE_WRITES];
+    uint8_t privilege[SOFT_CODE_WRITES];
+};
+
 /* Where translated code lies, by the low 16 bits of `key`. */
 struct soft_lookup {
     uint64_t key; /* rip + salt, or + salt_global */
@@ -228,7 +237,8 @@ struct soft_vcpu {
     uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
     uint64_t slot_filled, slot_fills; /* the slot filled last; how many since SOFT_KERNEL began */
     uint32_t slot_what;               /* offset in it, and what soft_leaf_fill() is told */
-    uint64_t code_page;               /* linear address of the page that translated code runs on */
+    struct soft_code_writes code_writes;
+    uint64_t code_page; /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
     uint64_t recorded[2];   /* operands of the operation that made the flags, and where it is, */
     uint32_t flags_site;    /* if not 0: then arith is not up to date (translate_flags.c) */

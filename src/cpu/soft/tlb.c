@@ -365,3 +365,32 @@ void soft_tlb_flush_writes(struct soft_vcpu *c)
     for (unsigned i = 0; i < SOFT_SPACES; i++)
         array_drop(&t->space[i].user, &t->space[i].use, SOFT_WRITE, true);
 }
+
+static void page_writes_drop(struct soft_tlb *tlb, const struct tlb_use *use, const uint8_t *page)
+{
+    struct soft_tlb_entry *entry = tlb->entry[SOFT_WRITE];
+
+    for (unsigned word = 0; word < WORDS; word++) {
+        uint64_t touched = use->touched[SOFT_WRITE][word];
+
+        for (; touched; touched &= touched - 1) {
+            unsigned first = (word * 64 + (unsigned)__builtin_ctzll(touched)) * GROUP;
+
+            for (unsigned i = first; i < first + GROUP; i++) {
+                if (entry[i].page == (uint64_t)(uintptr_t)page)
+                    entry[i].tag = soft_tlb_empty(i);
+            }
+        }
+    }
+}
+
+void soft_tlb_forget_writes(struct soft_vcpu *c, const uint8_t *page)
+{
+    struct soft_tlbs *t = c->tlbs;
+
+    soft_slots_clear(c);
+    for (unsigned p = SOFT_KERNEL; p <= SOFT_KERNEL_SMAP; p++)
+        page_writes_drop(c->tlb[p], &t->kernel_use[p], page);
+    for (unsigned i = 0; i < SOFT_SPACES; i++)
+        page_writes_drop(&t->space[i].user, &t->space[i].use, page);
+}

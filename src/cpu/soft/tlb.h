@@ -18,5 +18,7 @@ void soft_tlb_set(struct soft_vcpu *c, enum soft_privilege privilege, enum soft_
 /* A page of 2^shift bytes was used. */
 void soft_tlb_large_note(struct soft_vcpu *c, uint64_t linear, unsigned shift);
 void soft_tlb_flush_writes(struct soft_vcpu *c);
+/* Forgets the write entries of the page at `page` on the host, wherever it is mapped. */
+void soft_tlb_forget_writes(struct soft_vcpu *c, const uint8_t *page);
 
 #endif

@@ -283,8 +283,9 @@ static void leaf_emit(struct soft_vcpu *c, struct emit *e)
     emit_ret(e);
 }
 
-/* soft_leaf_fill() for the linear address in R10, which is kept; NE: it did. Only the registers
- * that C functions may change are saved. */
+/* soft_leaf_fill() for the linear address in R10. B: SOFT_FILL_TWIN, E: SOFT_FILL_AGAIN, R10 is
+ * kept; A: SOFT_FILL_DIRECT, R10 is the host address. Only the registers that C functions may
+ * change are saved. */
 static void fill_emit(struct soft_vcpu *c, struct emit *e)
 {
     lost_move(e, false);
@@ -293,6 +294,7 @@ static void fill_emit(struct soft_vcpu *c, struct emit *e)
     emit_mov_reg_state32(e, HOST_RDX, STATE(slot_what));
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_leaf_fill);
     c_call(e, c);
+    RAW(e, 0x3c, SOFT_FILL_AGAIN); /* CMP AL */
     lost_move(e, true);
     emit_mov_reg_state(e, HOST_R10, STATE(exit_value));
 }
@@ -318,7 +320,7 @@ static void pop_gs_r11(struct emit *e, int32_t displacement)
 static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access access)
 {
     int32_t array = (int32_t)(access * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES);
-    uint8_t *again, *miss;
+    uint8_t *again, *miss, *direct;
 
     RAW(e, 0x65, 0x4d, 0x33, 0x13); /* XOR R10, [GS:R11]: linear */
     emit_mov_state_reg(e, STATE(saved_slot), HOST_R11);
@@ -343,7 +345,10 @@ static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access acce
     emit_patch_rel32(miss, e->at);
     emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
     fill_emit(c, e);
-    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), again);
+    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_E), again);
+    direct = emit_jcc_rel32(e, EMIT_IF_A);
+    RAW(e, 0x4d, 0x39, 0xd2); /* CMP R10, R10: E */
+    emit_patch_rel32(direct, e->at);
     emit_ret(e);
 }
 
