@@ -53,9 +53,7 @@ static bool on_page(int32_t target)
     return target >= 0 && target < (int32_t)GUEST_PAGE_SIZE;
 }
 
-/* Whether a link there needs no guard: the target's block lies on this page alone, if at all. That
- * the bytes may change does no harm, see soft_exit_link(). */
-static bool is_plain(const struct translation *tr, int32_t target)
+bool tr_link_is_plain(const struct translation *tr, int32_t target)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
     struct x86_insn insn;
@@ -150,9 +148,8 @@ static bool flags_pass_in_memory(const struct translation *tr, unsigned need)
 
 void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
 {
-    bool plain = is_plain(tr, target);
-    /* Behind a guard C may take an event, which shows them. */
-    unsigned need = plain ? tr_flags_at(tr, target) : tr_flags_at(tr, target) | TR_FLAGS_MEMORY;
+    bool plain = tr_link_is_plain(tr, target);
+    unsigned need = tr_flags_at(tr, target);
     bool in_memory = flags_pass_in_memory(tr, need);
     bool flags_matter = need && !in_memory;
 
@@ -202,10 +199,10 @@ static bool jcc_emit(struct translation *tr, unsigned i)
     if (!tr_branch_offset(tr, op, &taken))
         return false;
     tr_flags_load(tr);
-    if (is_plain(tr, taken) && taken > next) {
+    if (tr_link_is_plain(tr, taken) && taken > next) {
         jcc_link(tr, condition, taken);
         tr_exit_direct(tr, next, i);
-    } else if (is_plain(tr, next)) {
+    } else if (tr_link_is_plain(tr, next)) {
         jcc_link(tr, (enum emit_condition)(condition ^ 1), next);
         tr_exit_direct(tr, taken, i);
     } else {
@@ -327,7 +324,9 @@ static void landing_emit(struct translation *tr, unsigned i)
     emit_pop(&tr->e, HOST_R11);
     emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, -next);
     emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
-    if (is_plain(tr, next)) {
+    tr->flags_memory = true; /* as every return leaves them */
+    tr->flags_recipe = 0;
+    if (tr_link_is_plain(tr, next)) {
         cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
         cold->link = link_new(tr, cold->place, next);
     } else {
@@ -361,7 +360,7 @@ static bool call_emit(struct translation *tr, unsigned i)
     }
     poll_emit(tr, target, i, false);
     frame_push(tr);
-    if (is_plain(tr, target)) {
+    if (tr_link_is_plain(tr, target)) {
         cold = tr_cold_add(tr, emit_call_rel32(&tr->e), COLD_LINK);
         cold->link = link_new(tr, cold->place, target);
     } else {

@@ -177,7 +177,7 @@ static unsigned target_look(const struct translation *tr, int32_t target)
     struct soft_range range = {(uint16_t)target, (uint16_t)(target + LOOK_BYTES)};
     unsigned need;
 
-    if (target < 0 || target >= (int32_t)GUEST_PAGE_SIZE)
+    if (!tr_link_is_plain(tr, target)) /* C may take an event at the guard */
         return TR_FLAGS_MEMORY;
     if (range.to > GUEST_PAGE_SIZE)
         range.to = GUEST_PAGE_SIZE;

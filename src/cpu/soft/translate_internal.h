@@ -290,6 +290,9 @@ bool tr_branch_offset(const struct translation *tr, const struct soft_op *op, in
 void tr_exit_direct(struct translation *tr, int32_t target, unsigned op);
 /* To the linear address in R10. */
 void tr_exit_lookup(struct translation *tr, unsigned i);
+/* Whether a link to an offset in the page needs no guard: the target's block lies on this page
+ * alone, if at all. That the bytes may change does no harm, see soft_exit_link(). */
+bool tr_link_is_plain(const struct translation *tr, int32_t target);
 /* R10 = the linear address of an offset from the page's beginning. */
 void tr_rip(struct translation *tr, int32_t target);
 
