@@ -436,6 +436,11 @@ void emit_shift_imm32(struct emit *e, enum emit_shift op, enum host_register reg
     put_shift(e, OPCODE(.immediate = count), op, reg);
 }
 
+void emit_divide(struct emit *e, bool is_signed, bool wide, enum host_register divisor)
+{
+    put_register(e, OPCODE(.opcode = 0xf7, .wide = wide), is_signed ? 7 : 6, divisor);
+}
+
 void emit_not(struct emit *e, enum host_register reg)
 {
     put_register(e, OPCODE(.opcode = 0xf7, .wide = true), 2, reg);

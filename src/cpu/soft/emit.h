@@ -159,6 +159,8 @@ void emit_cmp_reg_mem(struct emit *e, enum host_register reg, enum host_register
                       int32_t disp);
 void emit_shift_imm(struct emit *e, enum emit_shift op, enum host_register reg, unsigned count);
 void emit_shift_imm32(struct emit *e, enum emit_shift op, enum host_register reg, unsigned count);
+/* RDX:RAX, or EDX:EAX unless `wide`. */
+void emit_divide(struct emit *e, bool is_signed, bool wide, enum host_register divisor);
 void emit_not(struct emit *e, enum host_register reg);
 void emit_not32(struct emit *e, enum host_register reg);
 

@@ -670,6 +670,8 @@ static void test_moves(struct test *t)
 
         READS_AS(t, emit_not(e, r), TEXT("not %s", names64[i]));
         READS_AS(t, emit_not32(e, r), TEXT("not %s", names32[i]));
+        READS_AS(t, emit_divide(e, false, true, r), TEXT("div %s", names64[i]));
+        READS_AS(t, emit_divide(e, true, false, r), TEXT("idiv %s", names32[i]));
     }
 }
 

@@ -150,6 +150,9 @@ static bool op_emit(struct translation *tr, unsigned i)
     case X86_OP_LODS:
     case X86_OP_SCAS:
         return tr_string(tr, i);
+    case X86_OP_DIV:
+    case X86_OP_IDIV:
+        return tr_divide(tr, i);
     default:
         return tr_system(tr, i) || tr_integer(tr, i);
     }

@@ -276,6 +276,7 @@ bool tr_vector(struct translation *tr, unsigned i); /* translate_vector.c */
 
 /* System instructions (translate_system.c); where it gives false nothing was emitted. */
 bool tr_system(struct translation *tr, unsigned i);
+bool tr_divide(struct translation *tr, unsigned i); /* DIV, IDIV (translate_divide.c) */
 
 /* -- control flow (translate_control.c) -- */
 

@@ -59,6 +59,21 @@ static bool cli_emit(struct translation *tr, unsigned i)
     return true;
 }
 
+/* CLD, STD: no translated code runs with the host's DF set. */
+static bool direction_emit(struct translation *tr, unsigned i)
+{
+    struct emit *e = &tr->e;
+
+    tr_flags_clobber(tr);
+    emit_mov_reg_state32(e, HOST_R10, STATE(rflags));
+    if (tr->block->ops[i].insn.op == X86_OP_CLD)
+        emit_alu_reg_imm32(e, EMIT_AND, HOST_R10, ~(int32_t)X86_RFLAGS_DF);
+    else
+        emit_alu_reg_imm32(e, EMIT_OR, HOST_R10, X86_RFLAGS_DF);
+    emit_mov_state_reg32(e, STATE(rflags), HOST_R10);
+    return true;
+}
+
 /* The shadow is the next instruction's place in the block: nobody looks for events before it. What
  * waits already is for the twin, so that STI, NOP, CLI lets it in. */
 static bool sti_emit(struct translation *tr, unsigned i)
@@ -256,6 +271,9 @@ bool tr_system(struct translation *tr, unsigned i)
         return sti_emit(tr, i);
     case X86_OP_PUSHF:
         return pushf_emit(tr, i);
+    case X86_OP_CLD:
+    case X86_OP_STD:
+        return direction_emit(tr, i);
     case X86_OP_SWAPGS:
         return swapgs_emit(tr, i);
     case X86_OP_MOV_FROM_SEG:
