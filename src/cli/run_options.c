@@ -263,6 +263,14 @@ static int set_stats(void *into, const char *value, struct error *err)
     return 0;
 }
 
+static int set_lockstep_blocks(void *into, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)into)->vm.lockstep_blocks = true;
+    return 0;
+}
+
 static int set_testdev(void *into, const char *value, struct error *err)
 {
     (void)value;
@@ -391,6 +399,10 @@ static const struct option run_table[] = {
      "at the end, write what the engine has counted, and where time went,\n"
      "to this file or to standard error (with --json: in JSON)",
      set_stats},
+    {"lockstep-blocks", NULL,
+     "with --engine lockstep: compare behind each block of code, not after up\n"
+     "to 1000 instructions",
+     set_lockstep_blocks},
     {"testdev", NULL, "offer the test device pc-testdev: interrupt lines, I/O and MMIO to try",
      set_testdev},
     {"trace", "FILE[,KEY=VALUE...]",

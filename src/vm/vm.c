@@ -274,6 +274,7 @@ static int cpus_make(struct vm *vm, const struct vm_config *config, struct error
         .cpuid = &vm->cpuid,
         .vcpu_count = config->cpus,
         .interpret_only = config->interpret_only,
+        .lockstep_blocks = config->lockstep_blocks,
         .tools = config->tools,
         .code_bytes = config->code_bytes,
     };

@@ -51,10 +51,10 @@ static bool guest_start(struct guest *g)
     return cpu_engine_lockstep.state_set(g->vcpu, &s, &err) == 0;
 }
 
-static bool guest_new(struct guest *g)
+static bool guest_new(struct guest *g, bool blocks)
 {
     struct x86_cpuid_config cpu = {.model = "host", .vcpu_count = 1, .tsc_hz = 1000000000};
-    struct cpu_config config = {.vcpu_count = 1};
+    struct cpu_config config = {.vcpu_count = 1, .lockstep_blocks = blocks};
     struct error err = {0};
     uint8_t *ram;
 
@@ -97,17 +97,17 @@ static void test_equal(struct test *t)
 {
     struct guest g = {0};
 
-    CHECK(t, guest_new(&g));
+    CHECK(t, guest_new(&g, false));
     cpu_engine_lockstep.run(g.vcpu, &g.exit);
     CHECK_EQ(t, g.exit.kind, CPU_EXIT_HALT);
     guest_free(&g);
 }
 
-static void test_broken(struct test *t)
+static void broken_check(struct test *t, bool blocks)
 {
     struct guest g = {0};
 
-    CHECK(t, guest_new(&g));
+    CHECK(t, guest_new(&g, blocks));
     cpu_engine_lockstep.run(g.vcpu, &g.exit);
     CHECK_EQ(t, g.exit.kind, CPU_EXIT_HALT);
     CHECK(t, translation_spoil(&g) > 0);
@@ -119,6 +119,16 @@ static void test_broken(struct test *t)
     guest_free(&g);
 }
 
+static void test_broken(struct test *t)
+{
+    broken_check(t, false);
+}
+
+static void test_broken_blocks(struct test *t)
+{
+    broken_check(t, true);
+}
+
 /* What a device writes comes to both; what nobody announced is found by the comparison of all
  * memory, but only when it is still there the second time. */
 static void test_memory(struct test *t)
@@ -128,7 +138,7 @@ static void test_memory(struct test *t)
     struct guest g = {0};
     struct lockstep *l;
 
-    CHECK(t, guest_new(&g));
+    CHECK(t, guest_new(&g, false));
     l = (struct lockstep *)(void *)g.vcpu;
     CHECK_EQ(t, mem_write(g.mem, CODE_GPA + 6, &value, 4), 0);
     cpu_engine_lockstep.run(g.vcpu, &g.exit);
@@ -147,6 +157,7 @@ int main(void)
 
     TEST_RUN(&t, test_equal);
     TEST_RUN(&t, test_broken);
+    TEST_RUN(&t, test_broken_blocks);
     TEST_RUN(&t, test_memory);
     return test_end(&t);
 }
