@@ -543,6 +543,67 @@ static void test_patch(void)
     CHECK("rounds", patch_run, PATCHES);
 }
 
+/*
+ * One processor makes code beside data that it changes all the time, on pages that the other runs
+ * code of: each piece is new to both, or has been something else before. The other one stores
+ * there, too.
+ */
+#define MAKES     3000u
+#define MAKE_STEP 48u
+static u8 make_page[4096] __attribute__((aligned(4096)));
+static volatile u32 make_number, make_run, make_wrong;
+
+static u8 *make_place(u32 i)
+{
+    return make_page + i * MAKE_STEP % (sizeof(make_page) - 2 * MAKE_STEP);
+}
+
+static u32 make_call(u32 i)
+{
+    return ((u32(*)(void))(u64)ADDRESS(make_place(i)))();
+}
+
+static void make_theirs(void)
+{
+    for (u32 i = 1; i <= MAKES; i++) {
+        while (make_number < i)
+            pause();
+        cpuid(0, 0);
+        make_wrong += make_call(i) != i;
+        *(volatile u32 *)(make_place(i) + 16) += 1;
+        make_run = i;
+    }
+}
+
+static void make_ours(void)
+{
+    for (u32 i = 1; i <= MAKES; i++) {
+        u8 *at = make_place(i);
+        u32 before = *(volatile u32 *)(at + 32);
+        at[0] = 0xb8; /* MOV EAX, i; RET */
+        *(volatile u32 *)(at + 1) = i;
+        at[5] = 0xc3;
+        for (u32 data = 0; data < 20; data++)
+            *(volatile u32 *)(at + 32) += 1;
+        *(volatile u32 *)(at + 16) = i;
+        if (i % 3 == 0)
+            make_wrong += make_call(i) != i;
+        __asm__ volatile("" : : : "memory");
+        make_number = i;
+        WAIT(make_run == i);
+        make_wrong += *(volatile u32 *)(at + 16) != i + 1;
+        make_wrong += *(volatile u32 *)(at + 32) != before + 20;
+    }
+}
+
+static void test_make(void)
+{
+    part("code made beside data");
+    run_both(make_theirs, make_ours);
+    CHECK("stale code or data", make_wrong, 0);
+    CHECK("rounds", make_run, MAKES);
+}
+
 void guest_main(void)
 {
     if (!start_other()) {
@@ -558,4 +619,5 @@ void guest_main(void)
     test_shootdown();
     test_dirty();
     test_patch();
+    test_make();
 }
