@@ -409,6 +409,11 @@ void emit_add_reg_mem(struct emit *e, enum host_register reg, enum host_register
     put_memory(e, OPCODE(.opcode = alu_opcode(EMIT_ADD), .wide = true, .disp = disp), reg, base);
 }
 
+void emit_decrement(struct emit *e, enum host_register base)
+{
+    put_memory(e, OPCODE(.opcode = 0xff), (enum host_register)1, base);
+}
+
 void emit_xor_reg_mem(struct emit *e, enum host_register reg, enum host_register base, int32_t disp)
 {
     put_memory(e, OPCODE(.opcode = alu_opcode(EMIT_XOR), .wide = true, .disp = disp), reg, base);

@@ -153,6 +153,7 @@ void emit_alu_reg_state(struct emit *e, enum emit_alu op, enum host_register reg
 void emit_alu_reg_state32(struct emit *e, enum emit_alu op, enum host_register reg, int32_t disp);
 void emit_add_reg_mem(struct emit *e, enum host_register reg, enum host_register base,
                       int32_t disp);
+void emit_decrement(struct emit *e, enum host_register base); /* 32 bits at [base] */
 void emit_xor_reg_mem(struct emit *e, enum host_register reg, enum host_register base,
                       int32_t disp);
 void emit_cmp_reg_mem(struct emit *e, enum host_register reg, enum host_register base,

@@ -795,6 +795,7 @@ static void test_memory(struct test *t)
         READS_AS(t, emit_load(e, reg, base, d, 4), TEXT("mov %s, dword ptr [%s%s]", r32, b64, at));
         READS_AS(t, emit_load(e, reg, base, d, 2), TEXT("movzx %s, word ptr [%s%s]", r32, b64, at));
         READS_AS(t, emit_load(e, reg, base, d, 1), TEXT("movzx %s, byte ptr [%s%s]", r32, b64, at));
+        READS_AS(t, emit_decrement(e, base), TEXT("dec dword ptr [%s]", b64));
         READS_AS(t, emit_add_reg_mem(e, reg, base, d),
                  TEXT("add %s, qword ptr [%s%s]", r64, b64, at));
         READS_AS(t, emit_xor_reg_mem(e, reg, base, d),

@@ -25,6 +25,16 @@ enum soft_fill {
  * (paging.c) */
 enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
 
+/* How often an access that goes through a slot misses it (translate_memory.c). */
+struct soft_pace {
+    uint8_t *place;      /* the access's look into the slot, and code that asks the TLB instead: */
+    const uint8_t *hash; /* both in the writable view */
+    uint64_t tsc;        /* of the last SOFT_PACE_MISSES-th miss; 0: none yet */
+    uint32_t left;       /* misses up to the next */
+};
+#define SOFT_PACE_MISSES 32
+bool soft_leaf_pace(struct soft_vcpu *c, struct soft_pace *pace);
+
 /* MOVS, CMPS, STOS, LODS and SCAS of 64-bit code with 64-bit addresses, with and without REP
  * (leaf_string.c). Where it declines a part may be done and committed: the twin does the rest. */
 soft_leaf soft_leaf_string;

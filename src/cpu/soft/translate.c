@@ -86,7 +86,7 @@ static void interpret(struct translation *tr, unsigned op)
 static void cold_back(struct translation *tr, unsigned op)
 {
     for (unsigned i = 0; i < tr->cold_count; i++) {
-        if (tr->cold[i].kind <= COLD_SLOT && tr->cold[i].op == op)
+        if (tr->cold[i].kind <= COLD_HASH && tr->cold[i].op == op)
             tr->cold[i].back = tr->e.at;
     }
 }
@@ -186,24 +186,12 @@ static void cold_twin(struct translation *tr, const struct cold *cold)
 {
     tr_flags_cook(tr, cold->recipe);
     exit_op(tr, cold->op, true);
-    tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_SLOT ? SITE_TLB : SITE_DECLINED;
+    tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_OP ? SITE_DECLINED : SITE_TLB;
     if (soft_op_twin_ends_block(&tr->block->ops[cold->op].insn))
         return;
     if (cold->vectors)
         emit_call_state(&tr->e, STATE(vector_ready));
     emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
-}
-
-/* R10 is the linear address ^ the slot's tag. */
-static void slot_look(struct translation *tr, const struct cold *cold)
-{
-    struct emit *e = &tr->e;
-
-    emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
-    emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
-    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
-    emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
-    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
 }
 
 /* Takes the block off the fuel, or leaves before it if there is not enough: R11 alone is free here,
@@ -248,11 +236,12 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         cold_twin(tr, cold);
         break;
     case COLD_SLOT:
-        slot_look(tr, cold);
+    case COLD_HASH:
+        tr_check_cold(tr, cold);
         cold_twin(tr, cold);
         break;
     case COLD_RUN:
-        slot_look(tr, cold);
+        tr_check_cold(tr, cold);
         tr_stack_cold(tr, cold);
         break;
     case COLD_FUEL:
@@ -297,6 +286,7 @@ static void block_emit(struct translation *tr)
     if (tr->c->counted)
         fuel_emit(tr);
     tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));
+    tr->loop = tr_is_loop(tr);
     for (unsigned i = 0, run; i < block->count; i += run) {
         tr->op_at[i] = tr->e.at;
         run = tr_stack_run(tr, i);

@@ -352,6 +352,19 @@ static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access acce
     emit_ret(e);
 }
 
+/* soft_leaf_pace() for what R11 points to; R10 stays. */
+static void pace_emit(struct soft_vcpu *c, struct emit *e)
+{
+    lost_move(e, false);
+    emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
+    emit_mov_reg_reg(e, HOST_RSI, HOST_R11);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_leaf_pace);
+    c_call(e, c);
+    lost_move(e, true);
+    emit_mov_reg_state(e, HOST_R10, STATE(exit_value));
+    emit_ret(e);
+}
+
 /* -- lookup -- */
 
 /* An instruction on [gs:r11*4 + displacement], R11 = 8 * the low 16 bits of a key. */
@@ -478,6 +491,8 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
         t->fixed.slot[access] = e.at + apart;
         slot_emit(c, &e, (enum soft_access)access);
     }
+    t->fixed.pace = e.at + apart;
+    pace_emit(c, &e);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
         lookup_emit(t, &e, in_memory);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)

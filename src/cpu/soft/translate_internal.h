@@ -61,6 +61,7 @@ struct fixed {
     uint8_t *vector_load, *vector_present;
     uint8_t *leaf, *flags_load;
     uint8_t *slot[2]; /* by read and write */
+    uint8_t *pace;
 };
 
 struct soft_translator {
@@ -71,7 +72,8 @@ struct soft_translator {
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
-    uint32_t links_max, sites_max, link_count, site_count;
+    struct soft_pace *paces;
+    uint32_t links_max, sites_max, paces_max, link_count, site_count, pace_count;
     uint64_t flushes;
     bool wide; /* the guest has AVX-512 registers */
 };
@@ -118,6 +120,7 @@ _Static_assert(sizeof(struct soft_lookup) == 32, "translated code shifts by 5");
 enum cold_kind {
     COLD_OP,   /* the interpreted twin of an operation */
     COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
+    COLD_HASH, /* not in the TLB: as COLD_SLOT */
     COLD_RUN,  /* the same for a run of pushes or pops: else one by one */
     COLD_FUEL, /* see fuel_emit() */
     COLD_LINK,
@@ -137,15 +140,16 @@ struct cold {
     struct soft_link *link; /* COLD_LINK, COLD_GUARD, COLD_INDIRECT (may be NULL) */
     int32_t target;         /* COLD_POLL */
     bool flags_in_memory;
-    unsigned recipe;      /* for the flags: see tr_flags_cook() */
-    bool vectors;         /* COLD_OP: load them before going on */
-    bool call;            /* COLD_GUARD, COLD_INDIRECT: not a jump */
-    uint8_t *back;        /* where to go on: after the twin, or after a call */
-    uint8_t *missed;      /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
-    uint8_t *hit;         /* COLD_SLOT: where to go on with the host address in R10 */
-    int32_t slot;         /* COLD_SLOT, COLD_RUN: of its tag */
-    uint8_t access, size; /* COLD_SLOT, COLD_RUN */
-    unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
+    unsigned recipe;        /* for the flags: see tr_flags_cook() */
+    bool vectors;           /* COLD_OP: load them before going on */
+    bool call;              /* COLD_GUARD, COLD_INDIRECT: not a jump */
+    uint8_t *back;          /* where to go on: after the twin, or after a call */
+    uint8_t *missed;        /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
+    uint8_t *hit;           /* COLD_SLOT: where to go on with the host address in R10 */
+    int32_t slot;           /* COLD_SLOT, COLD_HASH, COLD_RUN: of its tag */
+    struct soft_pace *pace; /* COLD_SLOT: see translate_memory.c; NULL: none */
+    uint8_t access, size;   /* COLD_SLOT, COLD_RUN */
+    unsigned end;           /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
 };
 
@@ -164,6 +168,7 @@ struct translation {
     bool flags_recorded;   /* those in memory may be: see translate_flags.c */
     unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
     bool vectors;
+    bool loop; /* the block seems to be a part of one */
     struct looked looked[2];
     unsigned looked_count;
     struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
@@ -259,6 +264,9 @@ struct check {
 };
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
 void tr_check(struct translation *tr, const struct check *check);
+void tr_check_cold(struct translation *tr, const struct cold *cold);
+/* A guess, for the sake of speed. */
+bool tr_is_loop(const struct translation *tr);
 
 /* -- operations -- */
 

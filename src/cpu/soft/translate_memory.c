@@ -76,6 +76,45 @@ static unsigned slot_of(const struct translation *tr, const struct check *check)
     return (insn->segment == X86_GS ? SOFT_SLOT_GS : SOFT_SLOT_ABSOLUTE) + (unsigned)(page & 3);
 }
 
+/* A slot at a fixed page or the stack hits nearly always, any other where a loop walks through a
+ * page. Elsewhere each access has another object at hand, and the TLB is asked at once. */
+static bool is_slot_likely(const struct translation *tr, unsigned slot)
+{
+    return tr->loop || slot == X86_RSP || slot >= SOFT_SLOT_RIP;
+}
+
+#define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
+
+/* R10 from linear to host address by the TLB, with R11 at its entry; gives the place of the jump on
+ * a miss, where R10 is linear ^ the entry's tag. */
+static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsigned size)
+{
+    struct emit *e = &tr->e;
+    uint8_t *miss;
+
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
+    emit_xor_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access));
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - size));
+    miss = emit_jcc_rel32(e, EMIT_IF_A);
+    emit_add_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access) + 8);
+    return miss;
+}
+
+static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t *place)
+{
+    struct soft_translator *t = tr->t;
+    struct soft_pace *pace;
+
+    if (slot == X86_RSP || slot >= SOFT_SLOT_RIP || t->pace_count == t->paces_max)
+        return NULL;
+    pace = &t->paces[t->pace_count++];
+    *pace = (struct soft_pace){.place = place, .left = SOFT_PACE_MISSES};
+    return pace;
+}
+
 void tr_check(struct translation *tr, const struct check *check)
 {
     struct emit *e = &tr->e;
@@ -83,6 +122,7 @@ void tr_check(struct translation *tr, const struct check *check)
     unsigned slot = slot_of(tr, check);
     int32_t tag = STATE(slots[0].tag[0][0]) + (int32_t)(user * sizeof(struct soft_slots) +
                                                         8 * (check->access * SOFT_SLOTS + slot));
+    uint8_t *place;
     struct cold *cold;
 
     if (check->align > 1) {
@@ -90,13 +130,107 @@ void tr_check(struct translation *tr, const struct check *check)
         emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)check->align - 1);
         (void)miss_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), check);
     }
-    emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
-    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - check->size));
-    cold = miss_add(tr, emit_jcc_rel32(e, EMIT_IF_A), check);
-    emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
-    cold->kind = COLD_SLOT;
+    place = e->at;
+    if (is_slot_likely(tr, slot)) {
+        emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
+        emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - check->size));
+        cold = miss_add(tr, emit_jcc_rel32(e, EMIT_IF_A), check);
+        emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
+        cold->kind = COLD_SLOT;
+        cold->pace = pace_new(tr, slot, place);
+    } else {
+        cold = miss_add(tr, hash_emit(tr, check->access, check->size), check);
+        cold->kind = COLD_HASH;
+    }
     cold->slot = tag;
     cold->access = (uint8_t)check->access;
     cold->size = (uint8_t)check->size;
     cold->hit = e->at;
+}
+
+/* -- out of line -- */
+
+/* R10 is the linear address ^ the slot's tag. Ends where the access must be interpreted. */
+static void slot_look(struct translation *tr, const struct cold *cold)
+{
+    struct emit *e = &tr->e;
+
+    emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
+    emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
+    emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
+    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
+}
+
+/* R10 from what a miss in the TLB has left there to what slot_look() wants. */
+static void hash_missed(struct translation *tr, const struct cold *cold)
+{
+    emit_xor_reg_mem(&tr->e, HOST_R10, HOST_R11, ARRAY(cold->access));
+    emit_alu_reg_state(&tr->e, EMIT_XOR, HOST_R10, cold->slot);
+}
+
+/*
+ * An access in a loop that misses its slot all the time (a list, a tree, a table) had better ask
+ * the TLB at once: its misses are counted, and if they follow each other fast, the access's code
+ * becomes a jump to the look into the TLB that is emitted here.
+ */
+static void pace_emit(struct translation *tr, const struct cold *cold)
+{
+    struct emit *e = &tr->e;
+    uint8_t *counted, *over, *missed, *look;
+
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)&cold->pace->left);
+    emit_decrement(e, HOST_R11);
+    over = emit_jcc_rel32(e, EMIT_IF_E);
+    counted = emit_jmp_rel32(e);
+    emit_patch_rel32(over, e->at);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)cold->pace);
+    emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.pace));
+    look = emit_jmp_rel32(e);
+    cold->pace->hash = e->at;
+    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size);
+    emit_patch_rel32(emit_jmp_rel32(e), cold->hit);
+    emit_patch_rel32(missed, e->at);
+    hash_missed(tr, cold);
+    emit_patch_rel32(counted, e->at);
+    emit_patch_rel32(look, e->at);
+}
+
+bool soft_leaf_pace(struct soft_vcpu *c, struct soft_pace *pace)
+{
+    const uint64_t fast = 150; /* cycles between misses: more than they cost */
+    uint64_t now = __builtin_ia32_rdtsc();
+    int32_t distance = (int32_t)(pace->hash - (pace->place + 5));
+
+    (void)c;
+    pace->left = SOFT_PACE_MISSES;
+    if (pace->tsc != 0 && now - pace->tsc < SOFT_PACE_MISSES * fast) {
+        pace->place[0] = 0xe9;
+        __builtin_memcpy(pace->place + 1, &distance, sizeof distance);
+    }
+    pace->tsc = now;
+    return true;
+}
+
+void tr_check_cold(struct translation *tr, const struct cold *cold)
+{
+    if (cold->kind == COLD_HASH)
+        hash_missed(tr, cold);
+    else if (cold->pace)
+        pace_emit(tr, cold);
+    slot_look(tr, cold);
+}
+
+/* -- loops -- */
+
+#define LOOP_BYTES 128
+
+bool tr_is_loop(const struct translation *tr)
+{
+    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
+    int32_t begin = tr_page_offset(tr, 0), target;
+
+    if (last->insn.op != X86_OP_JCC && last->insn.op != X86_OP_JMP && last->insn.op != X86_OP_LOOP)
+        return false;
+    return tr_branch_offset(tr, last, &target) && target <= begin && target >= begin - LOOP_BYTES;
 }

@@ -61,9 +61,11 @@ int soft_translator_new(struct soft_vcpu *c)
     t->links_max = (uint32_t)(t->bytes / 160);
     t->sites_max = (uint32_t)(t->bytes / 64);
     t->links = malloc(t->links_max * sizeof *t->links);
+    t->paces_max = (uint32_t)(t->bytes / 512);
     t->sites = malloc(t->sites_max * sizeof *t->sites);
+    t->paces = malloc(t->paces_max * sizeof *t->paces);
     t->vcpu = c;
-    result = t->links && t->sites ? cache_map(t) : -ENOMEM;
+    result = t->links && t->sites && t->paces ? cache_map(t) : -ENOMEM;
     if (result == 0)
         result = stack_map(c, t);
     if (result == 0 && !soft_fixed_emit(t, c))
@@ -90,6 +92,7 @@ void soft_translator_free(struct soft_vcpu *c)
         munmap(t->stack, STACK_BYTES);
     free(t->links);
     free(t->sites);
+    free(t->paces);
     free(t);
     c->translator = NULL;
 }
@@ -177,6 +180,7 @@ void soft_translator_clear(struct soft_vcpu *c)
     t->flushes++;
     t->link_count = 0;
     t->site_count = 0;
+    t->pace_count = 0;
     memset(c->lookup, 0, sizeof c->lookup);
     c->return_stack = c->return_base;
 }
