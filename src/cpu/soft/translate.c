@@ -130,6 +130,11 @@ void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf)
 
 /* -- a block -- */
 
+static bool is_bit_string(const struct x86_insn *insn)
+{
+    return insn->memory && insn->form == X86_FORM_RM_REG;
+}
+
 static bool op_emit(struct translation *tr, unsigned i)
 {
     switch (tr->block->ops[i].insn.op) {
@@ -153,6 +158,14 @@ static bool op_emit(struct translation *tr, unsigned i)
     case X86_OP_DIV:
     case X86_OP_IDIV:
         return tr_divide(tr, i);
+    case X86_OP_BT:
+    case X86_OP_BTS:
+    case X86_OP_BTR:
+    case X86_OP_BTC:
+        if (!is_bit_string(&tr->block->ops[i].insn))
+            return tr_integer(tr, i);
+        tr_leaf(tr, i, soft_leaf_bits);
+        return true;
     default:
         return tr_system(tr, i) || tr_integer(tr, i);
     }
