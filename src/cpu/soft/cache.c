@@ -294,16 +294,22 @@ static void salts_update(struct soft_vcpu *c, unsigned mode)
     c->salt_global = salts->salt_global;
 }
 
+/* The same for x87 and MMX instructions: with all exceptions masked none can be pending. */
+static bool x87_free(const struct soft_vcpu *c)
+{
+    return (c->vector.fxsave[0] & 0x3f) == 0x3f && !(c->cr0 & (X86_CR0_EM | X86_CR0_TS));
+}
+
 /* A lookup key is rip + salt: some rip makes the key of any entry, stale and empty ones too. A
  * guest that knew the salts could branch there. */
 static void key_update(struct soft_vcpu *c)
 {
     bool plain = soft_is_real(c) || soft_is_v86(c);
     unsigned mode = c->code_size | (plain ? 4u : 0) | (vectors_free(c) ? SOFT_MODE_VECTORS : 0) |
-                    (c->cpl == 3 ? SOFT_MODE_USER : 0);
+                    (x87_free(c) ? SOFT_MODE_X87 : 0) | (c->cpl == 3 ? SOFT_MODE_USER : 0);
 
-    c->code_key = c->cache->now->generation << 5 | mode;
-    c->code_key_global = c->cache->generation_global << 5 | mode;
+    c->code_key = c->cache->now->generation << 6 | mode;
+    c->code_key_global = c->cache->generation_global << 6 | mode;
     salts_update(c, mode);
     soft_privilege_apply(c);
 }
@@ -401,9 +407,9 @@ void soft_code_mode_changed(struct soft_vcpu *c)
 }
 
 /* The part of the key that decoding depends on (VEX has no meaning in real and v86 mode). */
-static uint8_t code_mode(const struct soft_vcpu *c)
+uint8_t soft_code_mode(const struct soft_vcpu *c)
 {
-    return c->code_key & 31;
+    return c->code_key & 63;
 }
 
 static uint64_t code_linear(const struct soft_vcpu *c)
@@ -490,13 +496,13 @@ static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
     window.available = fetch_copy(c, linear, bytes);
     if (window.available > limit)
         window.available = (unsigned)limit;
-    if (block->count == 1 && crossing->mode == code_mode(c) &&
+    if (block->count == 1 && crossing->mode == soft_code_mode(c) &&
         crossing->available == window.available && memcmp(bytes, crossing->bytes, 16) == 0)
         return block;
     if (soft_block_decode(c, &window, block) != X86_DECODE_OK)
         soft_raise_code(c, X86_GP, 0);
     soft_count(&c->counters.decoded_uncached);
-    crossing->mode = code_mode(c);
+    crossing->mode = soft_code_mode(c);
     crossing->available = (uint8_t)window.available;
     memcpy(crossing->bytes, bytes, 16);
     return block;
@@ -580,7 +586,7 @@ static struct soft_block *crossing_build(struct soft_vcpu *c, const uint8_t *hos
     soft_code_cover(c, second_gpa, block->bytes - first);
     *block = (struct soft_block){.host = host,
                                  .gpa = gpa,
-                                 .mode = code_mode(c),
+                                 .mode = soft_code_mode(c),
                                  .count = 1,
                                  .bytes = (uint16_t)first,
                                  .second = second};
@@ -619,7 +625,7 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     result = soft_block_decode(c, &window, block);
     block->host = host;
     block->gpa = gpa;
-    block->mode = code_mode(c);
+    block->mode = soft_code_mode(c);
     if (result == X86_DECODE_OK) {
         soft_code_cover(c, gpa, block->bytes);
         block_keep(c, block);
@@ -641,7 +647,7 @@ static bool second_is_same(struct soft_vcpu *c, const struct soft_block *block)
 
 static struct soft_block *block_lookup(struct soft_vcpu *c, const uint8_t *host)
 {
-    uint8_t mode = code_mode(c);
+    uint8_t mode = soft_code_mode(c);
     struct soft_block *block = c->cache->hash[block_hash(host, mode)];
 
     while (block && (block->host != host || block->mode != mode || !second_is_same(c, block)))

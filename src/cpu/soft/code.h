@@ -22,7 +22,7 @@ struct soft_block {
     struct soft_block *page_next;
     uint16_t bytes; /* on its first byte's page */
     uint16_t count;
-    uint8_t mode; /* what decoding depends on: see code_mode() */
+    uint8_t mode; /* what decoding depends on: see soft_code_mode() */
     bool valid;
     uint8_t heat;        /* how often it was interpreted, up to what makes it worth translating */
     uint8_t *code;       /* translated: entry with the flags in the host's; NULL: not yet */
@@ -76,7 +76,11 @@ bool soft_code_is_global(const struct soft_vcpu *c, const struct soft_block *blo
         */
 
 #define SOFT_MODE_USER 16u /* CPL 3 */
-#define SOFT_MODES     32u
+#define SOFT_MODE_X87  32u /* x87 and MMX instructions can't fault by themselves */
+#define SOFT_MODES     64u
+
+/* The mode of blocks for the code at c->rip. */
+uint8_t soft_code_mode(const struct soft_vcpu *c);
 
 /* A vCPU is running while it may hold pointers into guest memory that it has checked. */
 void soft_code_enter(struct soft_vcpu *c);

@@ -528,6 +528,11 @@ bool emit_patch_rel8(uint8_t *place, const uint8_t *target)
     return true;
 }
 
+void emit_fldcw_state(struct emit *e, int32_t disp)
+{
+    put_state(e, OPCODE(.opcode = 0xd9), 5, disp);
+}
+
 void emit_jmp_state(struct emit *e, int32_t disp)
 {
     put_state(e, OPCODE(.opcode = 0xff), 4, disp);

@@ -180,6 +180,7 @@ uint8_t *emit_jrcxz_rel8(struct emit *e);
 void emit_patch_rel32(uint8_t *place, const uint8_t *target);
 bool emit_patch_rel8(uint8_t *place, const uint8_t *target); /* false: out of reach */
 
+void emit_fldcw_state(struct emit *e, int32_t disp);
 void emit_jmp_state(struct emit *e, int32_t disp);
 void emit_call_state(struct emit *e, int32_t disp);
 

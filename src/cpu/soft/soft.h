@@ -90,6 +90,7 @@ struct soft_vector {
     _Alignas(
         64) uint8_t zmm[32][64]; /* XMM n is the first 16 bytes of zmm[n], YMM n the first 32 */
     _Alignas(64) uint8_t fxsave[512]; /* FXSAVE64 image; only its x87/MMX part is valid here */
+    uint64_t xsave_header[8];         /* behind it, for XSAVE64 and XRSTOR64 of that part */
     uint64_t opmask[8];
     uint32_t mxcsr;
 };
@@ -253,6 +254,9 @@ struct soft_vcpu {
     uint64_t c_stack, return_stack, return_base, return_limit;
     void *vector_ready;     /* called by translated code: loads the vector registers, or returns */
     uint32_t vector_loaded; /* the guest's vector registers are in the host's */
+    void *x87_ready;        /* the same for the x87 unit */
+    uint64_t x87_fip, x87_fdp; /* while it is loaded: the guest's pointers */
+    uint32_t x87_loaded;
     uint32_t host_mxcsr;
     uint64_t salt, salt_global; /* added to rip in lookup keys: code_key, scrambled */
 

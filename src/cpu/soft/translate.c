@@ -59,6 +59,20 @@ uint32_t tr_site_new(struct translation *tr, unsigned op)
     return tr->t->site_count++;
 }
 
+static void units_call(struct translation *tr, unsigned units)
+{
+    if (units & UNIT_VECTOR)
+        emit_call_state(&tr->e, STATE(vector_ready));
+    if (units & UNIT_X87)
+        emit_call_state(&tr->e, STATE(x87_ready));
+}
+
+void tr_units_load(struct translation *tr, unsigned units)
+{
+    units_call(tr, units & ~(unsigned)tr->units);
+    tr->units |= (uint8_t)units;
+}
+
 static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory)
 {
     emit_mov_reg_imm64(&tr->e, HOST_R10, tr_site_new(tr, op));
@@ -79,7 +93,7 @@ static void interpret(struct translation *tr, unsigned op)
     tr->flags_memory = true;
     tr->flags_recorded = false;
     tr->flags_recipe = 0;
-    tr->vectors = false;
+    tr->units = 0;
 }
 
 /* After the hot part of an operation: its twin, when it ran instead, goes on here. */
@@ -110,7 +124,7 @@ static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.leaf));
     cold = tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_E), COLD_OP);
     cold->op = i;
-    cold->vectors = tr->vectors;
+    cold->units = tr->units;
 }
 
 void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf)
@@ -149,6 +163,9 @@ static bool op_emit(struct translation *tr, unsigned i)
         return tr_branch(tr, i);
     case X86_OP_VECTOR:
         return tr_vector(tr, i);
+    case X86_OP_X87:
+    case X86_OP_FWAIT:
+        return tr_x87(tr, i);
     case X86_OP_MOVS:
     case X86_OP_CMPS:
     case X86_OP_STOS:
@@ -175,9 +192,10 @@ static bool op_emit(struct translation *tr, unsigned i)
 void tr_op(struct translation *tr, unsigned i)
 {
     struct emit e = tr->e;
-    bool host = tr->flags_host, memory = tr->flags_memory, vectors = tr->vectors;
+    bool host = tr->flags_host, memory = tr->flags_memory;
     bool recorded = tr->flags_recorded;
     unsigned recipe = tr->flags_recipe;
+    uint8_t units = tr->units;
     unsigned cold = tr->cold_count;
 
     if (op_emit(tr, i)) {
@@ -189,7 +207,7 @@ void tr_op(struct translation *tr, unsigned i)
     tr->flags_memory = memory;
     tr->flags_recorded = recorded;
     tr->flags_recipe = recipe;
-    tr->vectors = vectors;
+    tr->units = units;
     tr->cold_count = cold;
     interpret(tr, i);
 }
@@ -202,8 +220,7 @@ static void cold_twin(struct translation *tr, const struct cold *cold)
     tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_OP ? SITE_DECLINED : SITE_TLB;
     if (soft_op_twin_ends_block(&tr->block->ops[cold->op].insn))
         return;
-    if (cold->vectors)
-        emit_call_state(&tr->e, STATE(vector_ready));
+    units_call(tr, cold->units);
     emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
 }
 

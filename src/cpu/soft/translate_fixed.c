@@ -9,6 +9,7 @@
 
 #include "cpu/soft/slots.h"
 #include "cpu/soft/translate_internal.h"
+#include "cpu/soft/vector.h"
 
 static void raw(struct emit *e, const void *bytes, size_t length)
 {
@@ -98,6 +99,68 @@ static void vector_store_emit(struct soft_translator *t, struct emit *e)
     emit_patch_rel32(skip, e->at);
 }
 
+/* -- the x87 unit -- */
+
+#define X87(field) (STATE(vector.fxsave) + FXSAVE_##field)
+
+/* XSAVE64 or XRSTOR64 of the x87 part. Destroys RAX and RDX. */
+static void x87_move(struct emit *e, bool load)
+{
+    emit_mov_reg_imm64(e, HOST_RAX, 1);
+    emit_mov_reg_imm64(e, HOST_RDX, 0);
+    RAW(e, 0x65, 0x48, 0x0f, 0xae);
+    gs_operand(e, load ? 5 : 4, STATE(vector.fxsave));
+}
+
+/* Called by translated code; changes R10 alone. */
+static void x87_load_emit(struct soft_translator *t, struct emit *e)
+{
+    emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
+    emit_mov_state_reg(e, STATE(saved_rcx), HOST_RDX);
+    emit_mov_state_imm32(e, STATE(vector.xsave_header), 1);
+    x87_move(e, true);
+    emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
+    emit_mov_reg_state(e, HOST_RDX, STATE(saved_rcx));
+    emit_mov_reg_state(e, HOST_R10, X87(FIP));
+    emit_mov_state_reg(e, STATE(x87_fip), HOST_R10);
+    emit_mov_reg_state(e, HOST_R10, X87(FDP));
+    emit_mov_state_reg(e, STATE(x87_fdp), HOST_R10);
+    emit_mov_state_imm32(e, STATE(x87_loaded), 1);
+    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.vector_present);
+    emit_mov_state_reg(e, STATE(x87_ready), HOST_R10);
+    emit_ret(e);
+}
+
+/* On the way to C, where registers and flags are saved already. The pointers are
+ * the guest's, and FOP, which only unmasked exceptions change, is as it was. C wants an empty stack
+ * and the control word of the ABI. */
+static void x87_store_emit(struct soft_translator *t, struct emit *e)
+{
+    uint8_t *skip, *clean;
+
+    emit_mov_reg_state32(e, HOST_RAX, STATE(x87_loaded));
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_RAX, 0);
+    skip = emit_jcc_rel32(e, EMIT_IF_E);
+    emit_mov_reg_state(e, HOST_RCX, STATE(x87_fdp));
+    emit_mov_reg_state16(e, HOST_RSI, X87(FOP));
+    emit_mov_reg_state(e, HOST_R11, STATE(x87_fip));
+    x87_move(e, false);
+    emit_mov_state_reg(e, X87(FDP), HOST_RCX);
+    emit_mov_state_reg16(e, X87(FOP), HOST_RSI);
+    emit_mov_state_reg(e, X87(FIP), HOST_R11);
+    emit_mov_reg_state16(e, HOST_RAX, X87(FCW));
+    emit_mov_reg_state16(e, HOST_RCX, X87(FTW));
+    emit_alu_reg_imm32(e, EMIT_XOR, HOST_RAX, 0x37f);
+    emit_alu_reg_reg32(e, EMIT_OR, HOST_RAX, HOST_RCX);
+    clean = emit_jcc_rel32(e, EMIT_IF_E);
+    RAW(e, 0xdb, 0xe3); /* FNINIT */
+    emit_patch_rel32(clean, e->at);
+    emit_mov_state_imm32(e, STATE(x87_loaded), 0);
+    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.x87_load);
+    emit_mov_state_reg(e, STATE(x87_ready), HOST_R10);
+    emit_patch_rel32(skip, e->at);
+}
+
 /* -- entry and exits -- */
 
 static const uint8_t kept[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
@@ -143,6 +206,7 @@ static void service_emit(struct soft_translator *t, struct emit *e, uintptr_t se
     }
     emit_mov_state_reg(e, GPR(X86_RSP), HOST_R9);
     vector_store_emit(t, e);
+    x87_store_emit(t, e);
     emit_lea(e, HOST_R10, HOST_RSP, HOST_NONE, 0, own);
     emit_mov_state_reg(e, STATE(return_stack), HOST_R10);
     emit_mov_reg_state(e, HOST_RSP, STATE(c_stack));
@@ -478,6 +542,8 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     emit_ret(&e);
     t->fixed.vector_load = e.at + apart;
     vector_load_emit(t, &e);
+    t->fixed.x87_load = to_execute(t, e.at);
+    x87_load_emit(t, &e);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++) {
         for (unsigned kind = 0; kind < EXIT_KINDS; kind++)
             exit_emit(t, &e, (enum exit_kind)kind, in_memory);

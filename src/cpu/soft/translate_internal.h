@@ -59,6 +59,7 @@ struct fixed {
     uint8_t *missed[2]; /* the same for a link that failed */
     uint8_t *unwind;    /* of the return stack, see translate_control.c */
     uint8_t *vector_load, *vector_present;
+    uint8_t *x87_load; /* vector_present serves this, too */
     uint8_t *leaf, *flags_load;
     uint8_t *slot[2]; /* by read and write */
     uint8_t *pace;
@@ -141,7 +142,7 @@ struct cold {
     int32_t target;         /* COLD_POLL */
     bool flags_in_memory;
     unsigned recipe;        /* for the flags: see tr_flags_cook() */
-    bool vectors;           /* COLD_OP: load them before going on */
+    uint8_t units;          /* COLD_OP: load them before going on */
     bool call;              /* COLD_GUARD, COLD_INDIRECT: not a jump */
     uint8_t *back;          /* where to go on: after the twin, or after a call */
     uint8_t *missed;        /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
@@ -159,6 +160,9 @@ struct looked {
     unsigned need;
 };
 
+#define UNIT_VECTOR 1u
+#define UNIT_X87    2u
+
 struct translation {
     struct soft_vcpu *c;
     struct soft_translator *t;
@@ -167,8 +171,8 @@ struct translation {
     bool flags_host, flags_memory;
     bool flags_recorded;   /* those in memory may be: see translate_flags.c */
     unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
-    bool vectors;
-    bool loop; /* the block seems to be a part of one */
+    uint8_t units;         /* UNIT_*: the guest's state is in the host's */
+    bool loop;             /* the block seems to be a part of one */
     struct looked looked[2];
     unsigned looked_count;
     struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
@@ -209,6 +213,8 @@ void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter);
 void tr_guest_to(struct translation *tr, uint8_t host, unsigned guest);
 struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind);
 uint32_t tr_site_new(struct translation *tr, unsigned op);
+/* The guest's state of these units into the host's, where it is not yet. Destroys R10. */
+void tr_units_load(struct translation *tr, unsigned units);
 
 /* Calls `leaf` for operation i: guest registers and flags are in soft_vcpu then, vectors stay in
  * the host's registers. Where it declines, the twin runs. Flags are in memory afterwards. */
@@ -281,6 +287,7 @@ void tr_stack_cold(struct translation *tr, const struct cold *cold);
 void tr_op(struct translation *tr, unsigned i);
 bool tr_string(struct translation *tr, unsigned i); /* translate_string.c */
 bool tr_vector(struct translation *tr, unsigned i); /* translate_vector.c */
+bool tr_x87(struct translation *tr, unsigned i);    /* translate_x87.c */
 
 /* System instructions (translate_system.c); where it gives false nothing was emitted. */
 bool tr_system(struct translation *tr, unsigned i);

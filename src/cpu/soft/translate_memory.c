@@ -53,7 +53,7 @@ static struct cold *miss_add(struct translation *tr, uint8_t *place, const struc
     struct cold *cold = tr_cold_add(tr, place, COLD_OP);
 
     cold->op = check->op;
-    cold->vectors = tr->vectors;
+    cold->units = tr->units;
     return cold;
 }
 

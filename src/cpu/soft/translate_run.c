@@ -71,11 +71,13 @@ int soft_translator_new(struct soft_vcpu *c)
     if (result == 0 && !soft_fixed_emit(t, c))
         result = -ENOSPC;
     c->translator = t;
-    if (result != 0)
+    if (result != 0) {
         soft_translator_free(c);
-    else
-        c->vector_ready = t->fixed.vector_load;
-    return result;
+        return result;
+    }
+    c->vector_ready = t->fixed.vector_load;
+    c->x87_ready = t->fixed.x87_load;
+    return 0;
 }
 
 void soft_translator_free(struct soft_vcpu *c)
@@ -299,7 +301,7 @@ bool soft_exit_twin(struct soft_vcpu *c)
     site_count(&c->counters, site);
     twin_run(c, site);
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
-    if (t->flushes != flushes || !site->block->valid)
+    if (t->flushes != flushes || !site->block->valid || soft_code_mode(c) != site->block->mode)
         return false;
     c->fuel -= c->counted ? site->block->count - site->op - 1 : 0;
     soft_count(&c->counters.entries);

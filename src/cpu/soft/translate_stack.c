@@ -135,7 +135,7 @@ void tr_stack_cold(struct translation *tr, const struct cold *cold)
     tr->flags_memory = cold->memory;
     tr->flags_recorded = cold->recorded;
     tr->flags_recipe = cold->recipe;
-    tr->vectors = cold->vectors;
+    tr->units = cold->units;
     for (unsigned i = cold->op; i < cold->end; i++)
         tr_op(tr, i);
     if (tr->block->ops[cold->end - 1].insn.op != X86_OP_RET)

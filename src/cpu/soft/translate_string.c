@@ -83,7 +83,7 @@ static void direction_check(struct translation *tr, unsigned i)
     emit_alu_reg_imm32(&tr->e, EMIT_AND, HOST_R11, X86_RFLAGS_DF);
     cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_OP);
     cold->op = i;
-    cold->vectors = tr->vectors;
+    cold->units = tr->units;
 }
 
 static void single_emit(struct translation *tr, unsigned i)

@@ -19,7 +19,7 @@ static void twin_if(struct translation *tr, unsigned i, enum emit_condition cond
     struct cold *cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, condition), COLD_OP);
 
     cold->op = i;
-    cold->vectors = tr->vectors;
+    cold->units = tr->units;
 }
 
 static bool is_user(const struct translation *tr)

@@ -10,13 +10,17 @@
 
 static bool vector_is_native(const struct x86_vector_insn *v)
 {
-    if (v->unit != X86_UNIT_SSE && v->unit != X86_UNIT_VEX && v->unit != X86_UNIT_EVEX)
-        return false;
     if (v->memory != X86_MEMORY_PLAIN && v->memory_access != 0)
         return false;
-    if (v->reg.class == X86_CLASS_MMX || v->rm.class == X86_CLASS_MMX)
-        return false;
     return !(v->flags & (X86_VECTOR_RAX_RDX | X86_VECTOR_WRITES_RCX));
+}
+
+static unsigned units_of(const struct x86_vector_insn *v)
+{
+    bool mmx = v->reg.class == X86_CLASS_MMX || v->rm.class == X86_CLASS_MMX ||
+               (v->flags & (X86_VECTOR_ENTERS_MMX | X86_VECTOR_EMMS));
+
+    return (mmx ? UNIT_X87 : 0) | (v->unit == X86_UNIT_MMX ? 0 : UNIT_VECTOR);
 }
 
 bool tr_vector(struct translation *tr, unsigned i)
@@ -31,8 +35,8 @@ bool tr_vector(struct translation *tr, unsigned i)
     check.size = v.memory_bytes;
     check.align = v.aligned ? v.memory_bytes : 0;
     check.access = v.memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
-    if (!tr->vectors)
-        emit_call_state(&tr->e, STATE(vector_ready));
-    tr->vectors = true;
+    if ((units_of(&v) & UNIT_X87) && !(tr->block->mode & SOFT_MODE_X87))
+        return false;
+    tr_units_load(tr, units_of(&v));
     return tr_native(tr, i, &v, &check);
 }

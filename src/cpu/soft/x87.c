@@ -26,6 +26,13 @@ void x87_fwait(struct soft_vcpu *c, const struct soft_op *op)
     x87_pending_check(c);
 }
 
+/* Whether exceptions are masked is a part of the code's mode. */
+static void masks_changed(struct soft_vcpu *c, unsigned old_fcw)
+{
+    if ((old_fcw ^ x87_word(c->vector.fxsave, FXSAVE_FCW)) & X87_FCW_MASKS)
+        soft_code_mode_changed(c);
+}
+
 struct pointers {
     uint64_t fip, fdp;
     uint16_t fop;
@@ -114,7 +121,7 @@ void x87_run(struct soft_vcpu *c, const struct soft_op *op)
 {
     const struct x86_vector_insn *v = &((const struct stub *)op->stub)->vector;
     struct stub_frame frame;
-    unsigned size = v->memory_bytes;
+    unsigned size = v->memory_bytes, fcw = x87_word(c->vector.fxsave, FXSAVE_FCW);
 
     unit_check(c, !(v->flags & X86_VECTOR_NO_WAIT));
     frame.image = c->vector.fxsave;
@@ -125,6 +132,7 @@ void x87_run(struct soft_vcpu *c, const struct soft_op *op)
     if (v->memory_access)
         soft_load_bytes(c, soft_operand(c, op, size, SOFT_READ), frame.memory, size);
     image_run(c, op, &frame);
+    masks_changed(c, fcw);
     if (v->flags & X86_VECTOR_FLAGS)
         c->arith = frame.flags;
     if (v->flags & X86_VECTOR_WRITES_RAX)
@@ -142,9 +150,12 @@ static void image_init(uint8_t *image)
 
 static void fninit_run(struct soft_vcpu *c, const struct soft_op *op)
 {
+    unsigned fcw = x87_word(c->vector.fxsave, FXSAVE_FCW);
+
     (void)op;
     unit_check(c, false);
     image_init(c->vector.fxsave);
+    masks_changed(c, fcw);
 }
 
 /* 0 valid, 1 zero, 2 special (SDM vol. 1, 8.1.7). */
@@ -263,6 +274,7 @@ static void environment_store_run(struct soft_vcpu *c, const struct soft_op *op)
     unsigned environment = small ? 14 : 28, size = environment + (state ? 80 : 0);
     uint8_t *image = c->vector.fxsave;
     uint8_t bytes[108];
+    unsigned fcw;
     uint64_t linear;
 
     unit_check(c, false);
@@ -274,12 +286,13 @@ static void environment_store_run(struct soft_vcpu *c, const struct soft_op *op)
     for (unsigned i = 0; state && i < 8; i++)
         memcpy(bytes + environment + 10 * i, image + FXSAVE_ST + 16 * i, 10);
     soft_store_bytes(c, linear, bytes, size);
-    if (state) {
+    fcw = x87_word(image, FXSAVE_FCW);
+    if (state)
         image_init(image);
-        return;
-    }
-    x87_word_set(image, FXSAVE_FCW, x87_word(image, FXSAVE_FCW) | X87_FCW_MASKS);
+    else
+        x87_word_set(image, FXSAVE_FCW, fcw | X87_FCW_MASKS);
     x87_summary_update(image);
+    masks_changed(c, fcw);
 }
 
 /* FLDENV and FRSTOR. */
@@ -289,6 +302,7 @@ static void environment_load_run(struct soft_vcpu *c, const struct soft_op *op)
     unsigned environment = small ? 14 : 28, size = environment + (state ? 80 : 0);
     uint8_t *image = c->vector.fxsave;
     uint8_t bytes[108];
+    unsigned fcw = x87_word(image, FXSAVE_FCW);
 
     unit_check(c, true);
     soft_load_bytes(c, soft_operand(c, op, size, SOFT_READ), bytes, size);
@@ -302,6 +316,7 @@ static void environment_load_run(struct soft_vcpu *c, const struct soft_op *op)
         memcpy(image + FXSAVE_ST + 16 * i, bytes + environment + 10 * i, 10);
     x87_word_set(image, FXSAVE_FCW, (x87_word(image, FXSAVE_FCW) & 0x1f3fu) | 0x40);
     x87_summary_update(image);
+    masks_changed(c, fcw);
 }
 
 soft_handler *x87_state_handler(const struct x86_insn *insn, const struct x86_vector_insn *v)
