@@ -116,9 +116,20 @@ static void xsave_normalise(uint8_t *image)
     memset(image + 416, 0, 160);     /* unused, header */
     for (unsigned i = 0; i < 8; i++) /* the upper 6 bytes of each ST */
         memset(image + 42 + 16 * i, 0, 6);
-    /* The last instruction's and operand's address: the host kernel's signal frames and CPUs that
-     * deprecate FCS and FDS lose parts; vector.c's own test compares them. */
-    memset(image + 6, 0, 18);
+    memset(image + 16, 0, 8); /* FDP: new CPUs set it at exceptions only */
+}
+
+/* The last x87 instruction (FOP, FIP), where the host does not tell: its kernel's signal frames
+ * lose parts, and AMD's CPUs keep it for exceptions only. */
+static void last_x87_forget(struct run *r)
+{
+    uint64_t fip;
+
+    memcpy(&fip, r->want.xsave + 8, 8);
+    if (r->want.vector < 0 && fip != 0)
+        return;
+    memset(r->want.xsave + 6, 0, 10);
+    memset(r->got.xsave + 6, 0, 10);
 }
 
 static const char *compare(struct run *r)
@@ -137,6 +148,7 @@ static const char *compare(struct run *r)
         return "flags";
     xsave_normalise(r->want.xsave);
     xsave_normalise(r->got.xsave);
+    last_x87_forget(r);
     if (memcmp(r->want.xsave, r->got.xsave, XSAVE_BYTES) != 0)
         return "x87 or vector registers";
     if (memcmp(r->native.data, r->engine.data, DATA_BYTES) != 0)

@@ -317,7 +317,14 @@ static void gen_stack(struct generator *g)
     uint8_t reg = free_register(g);
     struct encoding e = {.opcode = 0xff, .reg = 6};
 
-    switch (below(g, 5)) {
+    switch (below(g, 6)) {
+    case 4: /* PUSHF; XOR DWORD [RSP], flags; POPF: arithmetic ones and DF */
+        put(g, 0x9c, 1);
+        put(g, 0x243481, 3);
+        put(g, below(g, 0x1000) & 0xcd5, 4);
+        put(g, 0x9d, 1);
+        g->count += 3;
+        return;
     case 0:
         put(g, 0x6a, 1);
         put(g, below(g, 256), 1);
@@ -445,18 +452,31 @@ static void gen_adx(struct generator *g)
     emit(g, &e);
 }
 
+/* In the window, or where up to 200 elements may run into the end of what is allowed. */
+static uint64_t string_pointer(struct generator *g, bool backwards)
+{
+    static const uint64_t ends[] = {0x2000, 0x1000 * DATA_UNMAPPED, 0x1000 * DATA_READ_ONLY,
+                                    DATA_BYTES};
+    static const uint64_t beginnings[] = {0x1000 * (DATA_UNMAPPED + 1),
+                                          0x1000 * (DATA_READ_ONLY + 1)};
+    uint64_t distance = below(g, 300);
+
+    if (!one_in(g, g->edge_rate / 8 + 2))
+        return DATA_MIDDLE + below(g, 0x1000);
+    return DATA_BASE +
+           (backwards ? beginnings[below(g, 2)] + distance : ends[below(g, 4)] - distance);
+}
+
 /* String instructions, with their registers set up for it; the direction flag is cleared behind. */
 static void gen_string(struct generator *g)
 {
     static const uint8_t opcodes[] = {0xa4, 0xa6, 0xaa, 0xac, 0xae};
     uint8_t opcode = opcodes[below(g, sizeof opcodes)];
     unsigned size = below(g, 4);
-    bool near_end = one_in(g, 40);
     bool backwards = one_in(g, 3);
 
-    put_pointer(g, RSI, DATA_MIDDLE + below(g, 0x1000));
-    put_pointer(g, RDI,
-                near_end ? DATA_BASE + DATA_BYTES - below(g, 64) : DATA_MIDDLE + below(g, 0x1000));
+    put_pointer(g, RSI, string_pointer(g, backwards));
+    put_pointer(g, RDI, string_pointer(g, backwards));
     put_pointer(g, RCX, one_in(g, 8) ? 0 : below(g, 200));
     put(g, backwards ? 0xfd : 0xfc, 1);
     if (one_in(g, 8))

@@ -91,8 +91,10 @@ static bool vector_usable(const struct generator *g, const uint8_t *b, struct x8
     /* VCVTPS2PH to memory sets MXCSR's flags even if its store faults then; ours does not. */
     if (insn->map == 3 && insn->opcode == 0x1d && insn->memory)
         return false;
-    if (v.unit == X86_UNIT_MMX || v.reg.class == X86_CLASS_MMX || v.rm.class == X86_CLASS_MMX ||
-        (v.flags & X86_VECTOR_ENTERS_MMX))
+    /* A MMX instruction that faults on its memory has set TOP to 0 on the host; on ours it has not.
+     */
+    if (insn->memory && (v.unit == X86_UNIT_MMX || v.reg.class == X86_CLASS_MMX) &&
+        (insn->displacement & -64 & 0x1fff) != insn->displacement)
         return false;
     return !writes_fixed(g, &v.reg) && !writes_fixed(g, &v.rm) && !writes_fixed(g, &v.vvvv);
 }
@@ -149,7 +151,8 @@ static void gen_x87(struct generator *g)
     if (one_in(g, 2)) {
         static const uint8_t loads[][2] = {{0xd9, 0}, {0xdd, 0}, {0xdb, 0}, {0xdf, 0}, {0xdd, 3},
                                            {0xd9, 3}, {0xdb, 3}, {0xdb, 5}, {0xdb, 7}, {0xd8, 0},
-                                           {0xdc, 1}, {0xda, 4}, {0xde, 6}, {0xdf, 5}, {0xdd, 1}};
+                                           {0xdc, 1}, {0xda, 4}, {0xde, 6}, {0xdf, 5}, {0xdd, 1},
+                                           {0xd9, 7}, {0xdd, 7}, {0xd9, 2}, {0xdf, 1}, {0xdd, 2}};
         unsigned which = below(g, sizeof loads / sizeof *loads);
 
         e.opcode = loads[which][0];
@@ -157,16 +160,20 @@ static void gen_x87(struct generator *g)
         /* 80 bits across the window's end: the host stores a part before it faults. */
         choose_memory(g, &e, 16);
     } else {
-        static const uint8_t ops[][2] = {{0xd8, 0xc0}, {0xd8, 0xc8}, {0xd8, 0xe0}, {0xd8, 0xf0},
-                                         {0xd9, 0xc0}, {0xd9, 0xc8}, {0xd9, 0xe8}, {0xd9, 0xfa},
-                                         {0xd9, 0xe0}, {0xd9, 0xe1}, {0xdc, 0xc0}, {0xde, 0xc0},
-                                         {0xdd, 0xd0}, {0xdb, 0xe8}, {0xd9, 0xf6}, {0xd9, 0xf7}};
+        static const uint8_t ops[][2] = {
+            {0xd8, 0xc0}, {0xd8, 0xc8}, {0xd8, 0xe0}, {0xd8, 0xf0}, {0xd9, 0xc0}, {0xd9, 0xc8},
+            {0xd9, 0xe8}, {0xd9, 0xfa}, {0xd9, 0xe0}, {0xd9, 0xe1}, {0xdc, 0xc0}, {0xde, 0xc0},
+            {0xdd, 0xd0}, {0xdb, 0xe8}, {0xd9, 0xf6}, {0xd9, 0xf7}, {0xda, 0xc0}, {0xdb, 0xd0},
+            {0xdf, 0xf0}, {0xdb, 0xf0}, {0xdd, 0xe0}, {0xd9, 0xee}, {0xd9, 0xfc}, {0xdd, 0xc0},
+            {0xdb, 0xe3}, {0xdf, 0xe0}, {0xd9, 0xe5}, {0xd9, 0xe4}, {0x0f, 0x77}};
         unsigned which = below(g, sizeof ops / sizeof *ops);
         uint8_t last = ops[which][1];
+        bool whole =
+            ops[which][0] >= 0xdb && (last == 0xe3 || (ops[which][0] == 0xdf && last == 0xe0));
+        bool stack = (last & 0xf) == 0 || last == 0xc8 || last == 0xe8;
 
         put(g, ops[which][0], 1);
-        put(g, (last & 0xf) == 0 || last == 0xc8 || last == 0xe8 ? last + below(g, 8) % 7 : last,
-            1);
+        put(g, stack && !whole && last != 0x77 ? last + below(g, 8) % 7 : last, 1);
         g->count++;
         return;
     }

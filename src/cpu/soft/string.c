@@ -95,8 +95,9 @@ static void lods(struct soft_vcpu *c, const struct x86_insn *insn)
 
 static void cmps(struct soft_vcpu *c, const struct x86_insn *insn)
 {
-    uint64_t a = soft_load(c, source(c, insn), insn->operand_size);
+    /* In the host's order, which shows where both fault. */
     uint64_t b = soft_load(c, destination(c, insn, SOFT_READ), insn->operand_size);
+    uint64_t a = soft_load(c, source(c, insn), insn->operand_size);
 
     compare(c, insn, a, b);
     index_advance(c, insn, X86_RSI);
