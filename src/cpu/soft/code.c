@@ -283,6 +283,20 @@ bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length
            !page_is_covered(page, gpa, length);
 }
 
+unsigned soft_code_apart_bytes(const struct soft_vcpu *c, uint64_t gpa, unsigned most)
+{
+    unsigned bytes = 0;
+
+    while (bytes < most) {
+        unsigned step = SOFT_PIECE - (unsigned)(gpa + bytes) % SOFT_PIECE;
+
+        if (!soft_code_is_apart(c, gpa + bytes, 1))
+            break;
+        bytes += step;
+    }
+    return bytes < most ? bytes : most;
+}
+
 /* Under the lock: from now on nobody stores to the page without it, but for this vCPU. */
 static void writer_end(struct soft_vcpu *c, struct code_page *page)
 {

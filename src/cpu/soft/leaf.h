@@ -24,6 +24,8 @@ enum soft_fill {
 /* For an access of `size` bytes. Called by the fixed code, `what` is access | size << 8.
  * (paging.c) */
 enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
+/* After SOFT_FILL_DIRECT: how many of the `most` bytes from there on may be stored to so. */
+unsigned soft_leaf_apart(const struct soft_vcpu *c, uint64_t linear, unsigned most);
 
 /* How often an access that goes through a slot misses it (translate_memory.c). */
 struct soft_pace {

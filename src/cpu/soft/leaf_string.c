@@ -36,6 +36,15 @@ static bool repeats(const struct x86_insn *insn)
     return insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE);
 }
 
+/* A store beside code: only up to the next code, and backwards not at all. */
+static void part_shorten(struct soft_vcpu *c, unsigned size, uint64_t linear, struct part *part)
+{
+    if (c->rflags & X86_RFLAGS_DF)
+        part->count = 1;
+    else
+        part->count = soft_leaf_apart(c, linear, (unsigned)part->count * size) / size;
+}
+
 /* Limits the part to the page at `linear` and gives its host address; NULL: none. */
 static uint8_t *part_limit(struct soft_vcpu *c, const struct soft_op *op, uint64_t linear,
                            enum soft_access access, struct part *part)
@@ -52,14 +61,12 @@ static uint8_t *part_limit(struct soft_vcpu *c, const struct soft_op *op, uint64
     if (part->count > most)
         part->count = most;
     if (entry->tag != linear - offset) {
-        /* Beside code all that is stored must be: which is known forwards only. */
-        unsigned length = access == SOFT_WRITE && !(c->rflags & X86_RFLAGS_DF)
-                              ? (unsigned)part->count * size
-                              : size;
-        enum soft_fill fill = soft_leaf_fill(c, linear, access | length << 8);
+        enum soft_fill fill = soft_leaf_fill(c, linear, access | size << 8);
 
-        if (fill == SOFT_FILL_DIRECT && (part->count == 1 || length != size))
+        if (fill == SOFT_FILL_DIRECT) {
+            part_shorten(c, size, linear, part);
             return (uint8_t *)(uintptr_t)c->exit_value;
+        }
         if (fill != SOFT_FILL_AGAIN)
             return NULL;
     }

@@ -432,6 +432,13 @@ static bool code_write_find(struct soft_vcpu *c, uint64_t linear, unsigned size)
     return true;
 }
 
+unsigned soft_leaf_apart(const struct soft_vcpu *c, uint64_t linear, unsigned most)
+{
+    uint64_t page = c->code_writes.gpa[(linear >> 12) % SOFT_CODE_WRITES];
+
+    return soft_code_apart_bytes(c, page + linear % GUEST_PAGE_SIZE, most);
+}
+
 static void code_write_set(struct soft_vcpu *c, uint64_t linear, const struct soft_target *target)
 {
     struct soft_code_writes *writes = &c->code_writes;

@@ -1,0 +1,83 @@
+/*
+ * Interrupts at every boundary: a loop whose state is a chain of additions with carry is
+ * interrupted by the local APIC's timer after ever longer delays, its registers and flags go
+ * through memory, and it goes on. In the end nothing may tell.
+ *
+ * Intel SDM vol. 3, 6.6 (an interrupt comes between two instructions) and 10.5.4.
+ */
+#include "apic.h"
+#include "world.h"
+
+#define TIMER_VECTOR 0x91
+#define ROUNDS       200u
+#define DELAY_MAX    4000u /* ticks: about as long as the loop takes */
+#define DELAY_STEP   3u
+
+/* Each indirect jump is a place where translated code looks for requests. */
+CODE64(chain, "1: add %rsi, %rax\n lea 2f(%rip), %rdx\n jmp *%rdx\n"
+              "2: adc %rax, %rbx\n lea 3f(%rip), %r8\n jmp *%r8\n"
+              "3: adc %rbx, %rdi\n lea 4f(%rip), %r9\n jmp *%r9\n"
+              "4: adc $0, %rbp\n rol $7, %rsi\n call 5f\n adc %rbp, %r10\n dec %rcx\n jnz 1b" STOP
+              "5: lea (%rsi,%rdi), %r11\n sub %r11, %rax\n ret");
+
+static struct context chain_start(void)
+{
+    struct context c = context_kernel(chain);
+    c.rax = 0x123456789abcdef0;
+    c.rbx = 0xfedcba9876543210;
+    c.rsi = 0x9e3779b97f4a7c15;
+    c.rdi = c.rbp = c.r10 = 0;
+    c.rcx = ROUNDS;
+    return c;
+}
+
+static bool same(const struct context *a, const struct context *b)
+{
+    return a->rax == b->rax && a->rbx == b->rbx && a->rcx == b->rcx && a->rdx == b->rdx &&
+           a->rsi == b->rsi && a->rdi == b->rdi && a->rbp == b->rbp && a->rsp == b->rsp &&
+           a->r8 == b->r8 && a->r9 == b->r9 && a->r10 == b->r10 && a->r11 == b->r11 &&
+           a->rip == b->rip && ((a->rflags ^ b->rflags) & ~FLAG_IF) == 0;
+}
+
+static u64 places; /* bit n: an interrupt came before the byte n of the loop (modulo 64) */
+static u32 interrupts;
+
+/* Runs the loop to its end; each interrupt starts the timer again. */
+static struct context chain_run(u32 delay)
+{
+    struct context c = chain_start();
+    c.rflags |= FLAG_IF;
+    apic_write(APIC_TIMER_INITIAL, delay);
+    for (;;) {
+        world_long(&c);
+        if (c.vector != TIMER_VECTOR)
+            break;
+        interrupts++;
+        places |= 1ul << ((c.rip - ADDRESS(chain)) & 63);
+        apic_eoi();
+        apic_write(APIC_TIMER_INITIAL, delay);
+    }
+    apic_write(APIC_TIMER_INITIAL, 0);
+    return c;
+}
+
+void guest_main(void)
+{
+    struct context expected = chain_start(), c;
+    u32 wrong = 0, other = 0;
+    apic_enable();
+    apic_write(APIC_TIMER_DIVIDE, 0xb); /* by 1 */
+    apic_write(APIC_LVT_TIMER, TIMER_VECTOR);
+    part("a loop that is interrupted");
+    world_long(&expected);
+    CHECK_STOP("without interrupts", &expected);
+    for (u32 delay = DELAY_STEP; delay < DELAY_MAX; delay += DELAY_STEP) {
+        c = chain_run(delay);
+        other += c.vector != STOP_VECTOR;
+        wrong += !same(&c, &expected);
+    }
+    CHECK("other exceptions", other, 0);
+    CHECK("wrong results", wrong, 0);
+    CHECK("there were interrupts", interrupts > 100, true);
+    CHECK("at several places", (places & (places - 1)) != 0, true);
+}
