@@ -11,7 +11,7 @@
 #define TIMER_VECTOR 0x91
 #define ROUNDS       200u
 #define DELAY_MAX    4000u /* ticks: about as long as the loop takes */
-#define DELAY_STEP   3u
+#define DELAY_STEP   11u
 
 /* Each indirect jump is a place where translated code looks for requests. */
 CODE64(chain, "1: add %rsi, %rax\n lea 2f(%rip), %rdx\n jmp *%rdx\n"
