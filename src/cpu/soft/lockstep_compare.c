@@ -252,6 +252,10 @@ static bool bytes_differ(const uint8_t *a, const uint8_t *b, size_t length)
 /* What the interpreter has stored must lie in the leader's memory, too. */
 bool lockstep_stores_differ(struct lockstep *l, char text[LOCKSTEP_TEXT])
 {
+    if (l->trail.overflow) {
+        snprintf(text, LOCKSTEP_TEXT, "there is no memory to note the interpreter's stores");
+        return true;
+    }
     for (size_t i = 0; i < l->trail.store_count; i++) {
         const struct soft_store *store = &l->trail.stores[i];
         uint64_t gpa = lockstep_gpa_of(l, store->host);
