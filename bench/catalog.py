@@ -98,10 +98,11 @@ def listed():
 
 
 def programs():
-    """All that are measured alone."""
-    yield from (program for program in listed() if program.group != "scaling")
-    for group, name, command in COMMANDS:
-        yield Program(group, name, command=command)
+    """All that are measured alone, group by group."""
+    order = [name for name, _, _ in GROUPS]
+    known = [program for program in listed() if program.group in order]
+    known += [Program(group, name, command=command) for group, name, command in COMMANDS]
+    return sorted(known, key=lambda program: order.index(program.group))
 
 
 def scaling():

@@ -24,6 +24,7 @@ from vm import FREEHOLD, Console, Vm  # noqa: E402
 KERNEL = os.path.join(catalog.CACHE, "kernel", "vmlinuz")
 INITRD = os.path.join(catalog.CACHE, "busybox", "initrd")
 LIMIT_S = 300
+GUEST_BYTES = 1 << 30
 PREPARE = "!/tmp/prepare"  # in the Debian root
 ANSWER = re.compile(r"bench: (no|failed|([0-9a-f]{16}) ([0-9.]+) ([0-9.]+))\r*\n")
 
@@ -184,21 +185,25 @@ class Guest(Place):
         return cpu
 
     def memory_kib(self):
-        """What the process has in memory beside the guest's: (its code cache, all the rest)."""
-        code, rest, name = 0, 0, ""
+        """What the process has in memory beside the guest's: (translated code, all the rest).
+
+        The guest's memory is the mapping as large as it. Code is mapped twice, as Pss knows."""
+        code, rest, kind = 0, 0, "rest"
         with open(f"/proc/{self.pid}/smaps", encoding="utf-8") as file:
             for line in file:
-                if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-                    name = line
-                elif line.startswith("Rss:") and "freehold-ram" not in name:
-                    size = int(line.split()[1])
-                    code, rest = (code + size, rest) if "freehold-code" in name else \
-                        (code, rest + size)
+                if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) (...s)?", line):
+                    size = int(match.group(2), 16) - int(match.group(1), 16)
+                    kind = "guest" if size > GUEST_BYTES * 0.9 else \
+                        "code" if match.group(3) else "rest"
+                elif line.startswith("Pss:"):
+                    kib = int(line.split()[1])
+                    code += kib if kind == "code" else 0
+                    rest += kib if kind == "rest" else 0
         return code, rest
 
 
 def agent_initrd():
-    """The busybox guest's initrd with the agent, a script that starts it, and the files of real/."""
+    """The busybox guest's initrd with the agent, what starts it, and the files of real/."""
     made = os.path.join(catalog.OUT, "initrd")
     start = os.path.join(catalog.HERE, "start")
     real = [os.path.join(catalog.REAL, name) for name in os.listdir(catalog.REAL)]
@@ -224,7 +229,8 @@ def freehold(binary, engine, extra):
         readonly = ",readonly=on" if options.get("readonly") else ""
         return [binary, "run", "--engine", engine, "--cpu", "host", "--kernel", KERNEL,
                 "--initrd", options["initrd"], "--append", options["append"],
-                "--memory", options.get("memory", "1G"), "--cpus", options.get("cpus", "1"),
+                "--memory", options.get("memory", str(GUEST_BYTES >> 20)),
+                "--cpus", options.get("cpus", "1"),
                 *(["--disk", disk + readonly] if disk else []),
                 "--net", options.get("net", "none"), *extra]
     return command
@@ -236,7 +242,7 @@ def qemu(options):
     readonly = ",readonly=on" if options.get("readonly") else ""
     return ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-nodefaults", "-display",
             "none", "-serial", "stdio", "-kernel", KERNEL, "-initrd", options["initrd"],
-            "-append", options["append"], "-m", options.get("memory", "1G"),
+            "-append", options["append"], "-m", options.get("memory", str(GUEST_BYTES >> 20)),
             "-smp", options.get("cpus", "1"),
             *(["-drive", f"file={disk},format=raw,if=virtio,file.locking=off{readonly}"]
               if disk else []),

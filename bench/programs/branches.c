@@ -189,6 +189,23 @@ static uint64_t queens(uint64_t count)
     return sum;
 }
 
+// A loop with one instruction across two pages, which happens to many a loop by chance.
+static uint64_t page_edge(uint64_t count)
+{
+    uint64_t sum = 0;
+    __asm__ volatile("jmp 2f\n"
+                     ".p2align 12\n"
+                     ".fill 4096 - 8, 1, 0x90\n"
+                     "1: add %1, %0\n" // 3 bytes
+                     "rol $1, %0\n"    // 3 bytes
+                     "2: dec %1\n"     // its last byte is in the next page
+                     "jnz 1b\n"
+                     : "+r"(sum), "+r"(count)
+                     :
+                     : "cc");
+    return sum;
+}
+
 struct node {
     struct node *child[2];
     uint64_t key;
@@ -276,6 +293,7 @@ const struct program branch_programs[] = {
     {"threaded-interpreter", threaded_interpreter, 12000000, 1, NULL},
     {"sort-callback", sort_callback, 120, 1, NULL},
     {"virtual-calls", virtual_calls, 100000, 1, NULL},
+    {"page-edge", page_edge, 100000000, 1, NULL},
     {"queens", queens, 800, 1, NULL},
     {"tree", tree, 250, 1, NULL},
     {"lexer", lexer, 500, 1, NULL},
