@@ -43,6 +43,7 @@ enum soft_activity {
     X(translated, "translation", "blocks")                                                         \
     X(translated_guest, "translation", "guest_bytes")                                              \
     X(translated_host, "translation", "host_bytes")                                                \
+    X(translated_cold, "translation", "host_bytes_out_of_line")                                    \
     X(translated_not, "translation", "failed")                                                     \
     X(cache_clears, "cache", "clears")                                                             \
     X(code_pages, "cache", "pages_marked")                                                         \

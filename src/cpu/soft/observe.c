@@ -18,9 +18,10 @@
 #include "base/symbols.h"
 #include "cpu/soft/translate_internal.h"
 
+/* A block's code in the code cache: its own, and out of line. */
 struct mapped {
     uint64_t rip;
-    uint32_t offset, bytes; /* in the code cache */
+    uint32_t offset, bytes, cold_offset, cold_bytes;
 };
 
 struct soft_observer {
@@ -30,23 +31,15 @@ struct soft_observer {
 };
 
 /* "do_syscall_64+0x1c", or the address where no symbol is known. */
-static void name_print(const struct soft_observer *o, uint64_t rip)
+static void name_print(const struct soft_observer *o, uint64_t rip, const char *suffix)
 {
     uint64_t offset;
     const char *name = symbols_find(o->tools->symbols, rip, &offset);
 
     if (name)
-        fprintf(o->tools->perf_map, "%s+0x%" PRIx64 "\n", name, offset);
+        fprintf(o->tools->perf_map, "%s+0x%" PRIx64 "%s\n", name, offset, suffix);
     else
-        fprintf(o->tools->perf_map, "guest_%" PRIx64 "\n", rip);
-}
-
-/* Where the code of a block begins, with the flags' entry or the other. */
-static const uint8_t *block_begin(const struct translation *tr)
-{
-    const struct soft_block *block = tr->block;
-
-    return to_write(tr->t, block->code < block->code_flags ? block->code : block->code_flags);
+        fprintf(o->tools->perf_map, "guest_%" PRIx64 "%s\n", rip, suffix);
 }
 
 /* -- perf's map -- */
@@ -125,7 +118,12 @@ static void map_print(const struct soft_vcpu *c)
         const struct mapped *mapped = &o->mapped[i];
 
         fprintf(to, "%" PRIxPTR " %x ", (uintptr_t)(t->execute + mapped->offset), mapped->bytes);
-        name_print(o, mapped->rip);
+        name_print(o, mapped->rip, "");
+        if (mapped->cold_bytes == 0)
+            continue;
+        fprintf(to, "%" PRIxPTR " %x ", (uintptr_t)(t->execute + mapped->cold_offset),
+                mapped->cold_bytes);
+        name_print(o, mapped->rip, "~");
     }
     fflush(to);
     funlockfile(to);
@@ -170,7 +168,7 @@ static const uint8_t *cold_at(const struct translation *tr, unsigned i)
 static void op_print(const struct translation *tr, FILE *to, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
-    const uint8_t *end = i + 1 < tr->block->count ? tr->op_at[i + 1] : cold_at(tr, 0);
+    const uint8_t *end = i + 1 < tr->block->count ? tr->op_at[i + 1] : tr->body_end;
 
     bytes_print(to, 'g', tr->c->rip + op->offset, op->insn.bytes, op->insn.length);
     code_print(tr, to, 'h', tr->op_at[i], end);
@@ -205,11 +203,11 @@ static void dump_print(const struct translation *tr)
 
     flockfile(to);
     fprintf(to, "block %" PRIx64 " gpa %" PRIx64 " vcpu %u guest %u host %zu", tr->c->rip,
-            block->gpa, tr->c->index, block->bytes, (size_t)(tr->e.at - block_begin(tr)));
+            block->gpa, tr->c->index, block->bytes, (size_t)(tr->body_end - tr->body));
     if (name)
         fprintf(to, " %s+0x%" PRIx64, name, offset);
     fputc('\n', to);
-    code_print(tr, to, 'f', block_begin(tr), tr->op_at[0]);
+    code_print(tr, to, 'f', tr->body, tr->op_at[0]);
     for (unsigned i = 0; i < block->count; i++)
         op_print(tr, to, i);
     funlockfile(to);
@@ -235,10 +233,11 @@ int soft_observer_new(struct soft_vcpu *c)
 void soft_observe_block(const struct translation *tr)
 {
     struct soft_observer *o = tr->c->observer;
-    const uint8_t *code = block_begin(tr);
     const struct mapped mapped = {.rip = tr->c->rip,
-                                  .offset = (uint32_t)(code - tr->t->write),
-                                  .bytes = (uint32_t)(tr->e.at - code)};
+                                  .offset = (uint32_t)(tr->body - tr->t->write),
+                                  .bytes = (uint32_t)(tr->body_end - tr->body),
+                                  .cold_offset = (uint32_t)(tr->cold_begin - tr->t->write),
+                                  .cold_bytes = (uint32_t)(tr->e.at - tr->cold_begin)};
 
     if (o->tools->perf_map)
         mapped_add(o, &mapped);

@@ -283,12 +283,12 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
 }
 
 /* The two ways in, around code that begins at `body` with the flags where it wants them. */
-static void entries_emit(struct translation *tr, unsigned need, uint8_t *body)
+static void entries_emit(struct translation *tr, unsigned need)
 {
     struct soft_block *block = tr->block;
 
-    block->code = to_execute(tr->t, body);
-    block->code_flags = to_execute(tr->t, body);
+    block->code = to_execute(tr->t, tr->body);
+    block->code_flags = to_execute(tr->t, tr->body);
     if (need == TR_FLAGS_DEAD)
         return;
     if (need == TR_FLAGS_MEMORY)
@@ -301,16 +301,24 @@ static void entries_emit(struct translation *tr, unsigned need, uint8_t *body)
         tr_flags_save(tr);
     else
         tr_flags_load(tr);
-    emit_patch_rel32(emit_jmp_rel32(&tr->e), body);
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), tr->body);
 }
 
-static void block_emit(struct translation *tr)
+/* A new place for what follows; what was full stays so. */
+static void place_set(struct translation *tr, size_t offset)
+{
+    uint8_t *at = tr->t->write + offset;
+
+    tr->e = (struct emit){.at = at, .end = at + BLOCK_CODE_MAX, .full = tr->e.full};
+}
+
+static void body_emit(struct translation *tr, unsigned need)
 {
     struct soft_block *block = tr->block;
     const struct soft_op *last = &block->ops[block->count - 1];
-    unsigned need = tr_flags_entry(tr);
-    uint8_t *body = tr->e.at;
 
+    place_set(tr, tr->t->used);
+    tr->body = tr->e.at;
     tr->flags_host = need != TR_FLAGS_MEMORY;
     tr->flags_memory = tr->flags_recorded = need == TR_FLAGS_MEMORY;
     if (tr->c->counted)
@@ -320,6 +328,8 @@ static void block_emit(struct translation *tr)
     for (unsigned i = 0, run; i < block->count; i += run) {
         tr->op_at[i] = tr->e.at;
         run = tr_stack_run(tr, i);
+        for (unsigned k = 1; k < run; k++)
+            tr->op_at[i + k] = tr->e.at;
         if (run > 0)
             continue;
         tr_op(tr, i);
@@ -327,16 +337,27 @@ static void block_emit(struct translation *tr)
     }
     if (!soft_op_ends_block(&last->insn))
         tr_exit_direct(tr, tr_page_offset(tr, last->next), block->count - 1);
+    tr->body_end = tr->e.at;
+}
+
+static void block_emit(struct translation *tr)
+{
+    unsigned need = tr_flags_entry(tr);
+
+    body_emit(tr, need);
+    place_set(tr, tr->t->cold_used);
+    tr->cold_begin = tr->e.at;
     for (unsigned i = 0; i < tr->cold_count; i++) {
         tr->cold[i].at = tr->e.at;
         cold_emit(tr, &tr->cold[i]);
     }
-    entries_emit(tr, need, body);
+    entries_emit(tr, need);
 }
 
 static bool room_left(const struct soft_translator *t)
 {
-    return t->used + BLOCK_CODE_MAX <= t->bytes && t->link_count + 4 <= t->links_max &&
+    return t->used + BLOCK_CODE_MAX <= t->cold_from && t->cold_used + BLOCK_CODE_MAX <= t->bytes &&
+           t->link_count + 4 <= t->links_max &&
            t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= t->sites_max;
 }
 
@@ -349,16 +370,20 @@ static void translation_note(const struct translation *tr)
     soft_trace(tr->c, TRACE_TRANSLATE, tr->block->bytes, (uintptr_t)tr->block->code);
     soft_count(&counters->translated);
     soft_count_add(&counters->translated_guest, tr->block->bytes);
-    soft_count_add(&counters->translated_host, (uint64_t)(tr->e.at - tr->t->write) - tr->t->used);
+    soft_count_add(&counters->translated_host, (uint64_t)(tr->body_end - tr->body));
+    soft_count_add(&counters->translated_cold, (uint64_t)(tr->e.at - tr->cold_begin));
 }
 
 static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
-    struct translation tr = {.c = c, .t = t, .block = block};
+    struct translation tr;
 
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATION);
-    tr.e = (struct emit){.at = t->write + t->used, .end = t->write + t->used + BLOCK_CODE_MAX};
+    memset(&tr, 0, offsetof(struct translation, cold));
+    tr.c = c;
+    tr.t = t;
+    tr.block = block;
     block_emit(&tr);
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     if (tr.e.full) {
@@ -368,7 +393,8 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
         return false;
     }
     translation_note(&tr);
-    t->used = (size_t)(tr.e.at - t->write + 15) & ~(size_t)15;
+    t->used = (size_t)(tr.body_end - t->write + 15) & ~(size_t)15;
+    t->cold_used = (size_t)(tr.e.at - t->write);
     return true;
 }
 

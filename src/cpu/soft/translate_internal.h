@@ -69,7 +69,9 @@ struct soft_translator {
     struct soft_vcpu *vcpu;
     uint8_t *write, *execute;
     uint8_t *stack; /* the return stack's memory, STACK_BYTES */
-    size_t bytes, used, fixed_bytes;
+    /* Fixed code, then the blocks' own, up to cold_from; from there on what they have out of line,
+     * so that it takes no room in the host's instruction caches. */
+    size_t bytes, fixed_bytes, used, cold_from, cold_used;
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
@@ -163,6 +165,7 @@ struct looked {
 #define UNIT_VECTOR 1u
 #define UNIT_X87    2u
 
+/* From `cold` on not cleared for each block. */
 struct translation {
     struct soft_vcpu *c;
     struct soft_translator *t;
@@ -175,8 +178,9 @@ struct translation {
     bool loop;             /* the block seems to be a part of one */
     struct looked looked[2];
     unsigned looked_count;
-    struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
     unsigned cold_count;
+    uint8_t *body, *body_end, *cold_begin; /* in the writable view */
+    struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
     uint8_t *op_at[SOFT_BLOCK_OPS_MAX]; /* where each operation's code begins */
 };
 

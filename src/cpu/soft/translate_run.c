@@ -179,6 +179,7 @@ void soft_translator_clear(struct soft_vcpu *c)
         return;
     soft_observe_clear(c);
     t->used = t->fixed_bytes;
+    t->cold_used = t->cold_from;
     t->flushes++;
     t->link_count = 0;
     t->site_count = 0;
