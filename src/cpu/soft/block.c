@@ -67,7 +67,6 @@ bool soft_op_ends_block(const struct x86_insn *insn)
     case X86_OP_INVPCID:
     case X86_OP_CPUID:
     case X86_OP_SERIALIZE:
-    case X86_OP_LDMXCSR:
     case X86_OP_FXRSTOR:
     case X86_OP_XRSTOR:
     case X86_OP_UD:

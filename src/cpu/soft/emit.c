@@ -533,6 +533,16 @@ void emit_fldcw_state(struct emit *e, int32_t disp)
     put_state(e, OPCODE(.opcode = 0xd9), 5, disp);
 }
 
+void emit_ldmxcsr_state(struct emit *e, int32_t disp)
+{
+    put_state(e, OPCODE(.map = 1, .opcode = 0xae), 2, disp);
+}
+
+void emit_stmxcsr_state(struct emit *e, int32_t disp)
+{
+    put_state(e, OPCODE(.map = 1, .opcode = 0xae), 3, disp);
+}
+
 void emit_jmp_state(struct emit *e, int32_t disp)
 {
     put_state(e, OPCODE(.opcode = 0xff), 4, disp);

@@ -181,6 +181,8 @@ void emit_patch_rel32(uint8_t *place, const uint8_t *target);
 bool emit_patch_rel8(uint8_t *place, const uint8_t *target); /* false: out of reach */
 
 void emit_fldcw_state(struct emit *e, int32_t disp);
+void emit_ldmxcsr_state(struct emit *e, int32_t disp);
+void emit_stmxcsr_state(struct emit *e, int32_t disp);
 void emit_jmp_state(struct emit *e, int32_t disp);
 void emit_call_state(struct emit *e, int32_t disp);
 

@@ -649,6 +649,9 @@ static void test_state(struct test *t)
     READS_AS(t, emit_jmp_entry(e, HOST_R11, 0x10), "jmp qword ptr gs:[r11+0x10]");
     READS_AS(t, emit_call_entry(e, HOST_RCX, 0x10), "call qword ptr gs:[rcx+0x10]");
     READS_AS(t, emit_jmp_state(e, 0x10), "jmp qword ptr gs:[0x10]");
+    READS_AS(t, emit_fldcw_state(e, 0x10), "fldcw word ptr gs:[0x10]");
+    READS_AS(t, emit_ldmxcsr_state(e, 0x10), "ldmxcsr dword ptr gs:[0x10]");
+    READS_AS(t, emit_stmxcsr_state(e, 0x10), "stmxcsr dword ptr gs:[0x10]");
     READS_AS(t, emit_call_state(e, 0x10), "call qword ptr gs:[0x10]");
     READS_AS(t, emit_mov_reg_state(e, HOST_RAX, -16), "mov rax, qword ptr gs:[0xFFFFFFFFFFFFFFF0]");
 }

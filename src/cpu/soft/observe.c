@@ -70,7 +70,7 @@ static int label_compare(const void *a, const void *b)
     return (left->at > right->at) - (left->at < right->at);
 }
 
-#define FIXED_LABELS 19
+#define FIXED_LABELS 20
 
 /* The parts of the fixed code in the order of their addresses; the last has no name. */
 static void fixed_labels(const struct soft_translator *t, struct label label[FIXED_LABELS])
@@ -91,6 +91,7 @@ static void fixed_labels(const struct soft_translator *t, struct label label[FIX
         {f->unwind, "unwind"},
         {f->vector_load, "vector_load"},
         {f->vector_present, "vector_present"},
+        {f->vector_load_low, "vector_load_low"},
         {f->x87_load, "x87_load"},
         {f->leaf, "leaf"},
         {f->slot[0], "slot_read"},

@@ -254,6 +254,7 @@ struct soft_vcpu {
     uint64_t c_stack, return_stack, return_base, return_limit;
     void *vector_ready;     /* called by translated code: loads the vector registers, or returns */
     uint32_t vector_loaded; /* the guest's vector registers are in the host's */
+    bool vector_changed;    /* C may have changed their upper parts */
     void *x87_ready;        /* the same for the x87 unit */
     uint64_t x87_fip, x87_fdp; /* while it is loaded: the guest's pointers */
     uint32_t x87_loaded;

@@ -163,6 +163,9 @@ static bool op_emit(struct translation *tr, unsigned i)
         return tr_branch(tr, i);
     case X86_OP_VECTOR:
         return tr_vector(tr, i);
+    case X86_OP_LDMXCSR:
+    case X86_OP_STMXCSR:
+        return tr_mxcsr(tr, i);
     case X86_OP_X87:
     case X86_OP_FWAIT:
         return tr_x87(tr, i);

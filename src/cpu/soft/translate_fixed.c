@@ -4,12 +4,15 @@
  *
  * None of it may change guest flags that are in the host's, but where a comment says so.
  */
+#include <cpuid.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "cpu/soft/slots.h"
 #include "cpu/soft/translate_internal.h"
 #include "cpu/soft/vector.h"
+
+#define XCR0_ZMM_HI256 0x40
 
 static void raw(struct emit *e, const void *bytes, size_t length)
 {
@@ -35,6 +38,13 @@ static void gs_operand(struct emit *e, unsigned reg, int32_t displacement)
 static void ymm_move(struct emit *e, unsigned n, bool load)
 {
     RAW(e, 0x65, 0xc4, (uint8_t)((n & 8 ? 0 : 0x80) | 0x61), 0x7e, load ? 0x6f : 0x7f);
+    gs_operand(e, n, STATE(vector.zmm) + (int32_t)(64 * n));
+}
+
+/* VMOVDQU: 0 above bit 127. */
+static void xmm_load(struct emit *e, unsigned n)
+{
+    RAW(e, 0x65, 0xc4, (uint8_t)((n & 8 ? 0 : 0x80) | 0x61), 0x7a, 0x6f);
     gs_operand(e, n, STATE(vector.zmm) + (int32_t)(64 * n));
 }
 
@@ -69,11 +79,8 @@ static void mxcsr_move(struct emit *e, bool load, int32_t displacement)
     gs_operand(e, load ? 2 : 3, displacement);
 }
 
-/* Called by translated code; changes R10 alone. */
-static void vector_load_emit(struct soft_translator *t, struct emit *e)
+static void vector_load_end(struct soft_translator *t, struct emit *e)
 {
-    mxcsr_move(e, false, STATE(host_mxcsr));
-    vectors_move(e, t->wide, true);
     mxcsr_move(e, true, STATE(vector.mxcsr));
     emit_mov_state_imm32(e, STATE(vector_loaded), 1);
     emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.vector_present);
@@ -81,10 +88,38 @@ static void vector_load_emit(struct soft_translator *t, struct emit *e)
     emit_ret(e);
 }
 
-/* On the way to C, where flags are saved already: changes R10. */
+/* Called by translated code; changes R10 alone. */
+static void vector_load_emit(struct soft_translator *t, struct emit *e)
+{
+    mxcsr_move(e, false, STATE(host_mxcsr));
+    vectors_move(e, t->wide, true);
+    vector_load_end(t, e);
+}
+
+#define VZEROUPPER 0xc5, 0xf8, 0x77
+
+/*
+ * The same where bits 128 and up of the first 16 registers are 0. The host must know that, too:
+ * while it takes them for used, each change between SSE's instructions and AVX's costs it about a
+ * hundred cycles.
+ */
+static void vector_load_low_emit(struct soft_translator *t, struct emit *e)
+{
+    mxcsr_move(e, false, STATE(host_mxcsr));
+    for (unsigned n = 16; t->wide && n < 32; n++)
+        zmm_move(e, n, true);
+    for (unsigned n = 0; t->wide && n < 8; n++)
+        opmask_move(e, n, true);
+    RAW(e, VZEROUPPER);
+    for (unsigned n = 0; n < 16; n++)
+        xmm_load(e, n);
+    vector_load_end(t, e);
+}
+
+/* On the way to C, where all else is saved: changes RAX, RCX, RDX, R10 and the flags. */
 static void vector_store_emit(struct soft_translator *t, struct emit *e)
 {
-    uint8_t *skip;
+    uint8_t *skip, *used;
 
     emit_mov_reg_state32(e, HOST_RAX, STATE(vector_loaded));
     emit_alu_reg_imm32(e, EMIT_CMP, HOST_RAX, 0);
@@ -92,11 +127,34 @@ static void vector_store_emit(struct soft_translator *t, struct emit *e)
     vectors_move(e, t->wide, false);
     mxcsr_move(e, false, STATE(vector.mxcsr));
     mxcsr_move(e, true, STATE(host_mxcsr));
-    RAW(e, 0xc5, 0xf8, 0x77); /* VZEROUPPER */
-    emit_mov_state_imm32(e, STATE(vector_loaded), 0);
     emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.vector_load);
+    if (t->in_use_1) {
+        emit_mov_reg_imm64(e, HOST_RCX, 1);
+        RAW(e, 0x0f, 0x01, 0xd0); /* XGETBV */
+        emit_alu_reg_imm32(e, EMIT_AND, HOST_RAX, X86_XCR0_AVX | XCR0_ZMM_HI256);
+        used = emit_jcc_rel32(e, EMIT_IF_NE);
+        emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)t->fixed.vector_load_low);
+        emit_patch_rel32(used, e->at);
+    }
     emit_mov_state_reg(e, STATE(vector_ready), HOST_R10);
+    RAW(e, VZEROUPPER);
+    emit_mov_state_imm32(e, STATE(vector_loaded), 0);
     emit_patch_rel32(skip, e->at);
+}
+
+void soft_vectors_judge(struct soft_vcpu *c)
+{
+    const struct soft_translator *t = c->translator;
+    uint64_t used = 0;
+
+    c->vector_changed = false;
+    for (unsigned n = 0; n < 16; n++) {
+        const uint64_t *zmm = (const uint64_t *)(const void *)c->vector.zmm[n];
+
+        for (unsigned i = 2; i < 8; i++)
+            used |= zmm[i];
+    }
+    c->vector_ready = used ? t->fixed.vector_load : t->fixed.vector_load_low;
 }
 
 /* -- the x87 unit -- */
@@ -531,17 +589,28 @@ static void unwind_emit(struct soft_translator *t, struct emit *e)
     emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.lookup[1]));
 }
 
+/* CPUID.(EAX=0DH,ECX=1):EAX[2]: XGETBV with ECX = 1 (SDM vol. 1, 13.2). */
+static bool host_tells_in_use(void)
+{
+    uint32_t a = 0, b, c, d;
+
+    return __get_cpuid_count(13, 1, &a, &b, &c, &d) && (a & 4);
+}
+
 bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
 {
     struct emit e = {.at = t->write, .end = t->write + FIXED_BYTES_MAX};
     const ptrdiff_t apart = t->execute - t->write;
 
+    t->in_use_1 = host_tells_in_use();
     t->fixed.enter = (void (*)(struct soft_vcpu *, const uint8_t *))(uintptr_t)(e.at + apart);
     enter_emit(&e);
     t->fixed.vector_present = e.at + apart;
     emit_ret(&e);
     t->fixed.vector_load = e.at + apart;
     vector_load_emit(t, &e);
+    t->fixed.vector_load_low = e.at + apart;
+    vector_load_low_emit(t, &e);
     t->fixed.x87_load = to_execute(t, e.at);
     x87_load_emit(t, &e);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++) {

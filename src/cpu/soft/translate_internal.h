@@ -59,7 +59,8 @@ struct fixed {
     uint8_t *missed[2]; /* the same for a link that failed */
     uint8_t *unwind;    /* of the return stack, see translate_control.c */
     uint8_t *vector_load, *vector_present;
-    uint8_t *x87_load; /* vector_present serves this, too */
+    uint8_t *vector_load_low; /* where bits 128 and up of the first 16 are 0 */
+    uint8_t *x87_load;        /* vector_present serves this, too */
     uint8_t *leaf, *flags_load;
     uint8_t *slot[2]; /* by read and write */
     uint8_t *pace;
@@ -78,7 +79,8 @@ struct soft_translator {
     struct soft_pace *paces;
     uint32_t links_max, sites_max, paces_max, link_count, site_count, pace_count;
     uint64_t flushes;
-    bool wide; /* the guest has AVX-512 registers */
+    bool wide;     /* the guest has AVX-512 registers */
+    bool in_use_1; /* XGETBV tells which parts of the state are in use */
 };
 
 /* The cache is mapped twice: one place in either view from its place in the other. */
@@ -117,6 +119,9 @@ _Static_assert(sizeof(struct soft_lookup) == 32, "translated code shifts by 5");
 #define STACK_GUARD  ((size_t)4096)
 #define STACK_BYTES                                                                                \
     (STACK_GUARD + STACK_LEAVES + (size_t)FRAME_BYTES * (FRAMES + FRAMES_UNWOUND + 1))
+
+/* After soft_vcpu.vector_changed: how translated code loads the vector registers. */
+void soft_vectors_judge(struct soft_vcpu *c);
 
 /* -- a block in translation -- */
 
@@ -290,6 +295,7 @@ void tr_stack_cold(struct translation *tr, const struct cold *cold);
 /* One operation, natively or by its twin. (translate.c) */
 void tr_op(struct translation *tr, unsigned i);
 bool tr_string(struct translation *tr, unsigned i); /* translate_string.c */
+bool tr_mxcsr(struct translation *tr, unsigned i);  /* ... LDMXCSR and STMXCSR */
 bool tr_vector(struct translation *tr, unsigned i); /* translate_vector.c */
 bool tr_x87(struct translation *tr, unsigned i);    /* translate_x87.c */
 

@@ -275,6 +275,8 @@ static struct soft_block *next_block(struct soft_vcpu *c)
 static const uint8_t *block_entry(struct soft_vcpu *c, const struct soft_block *block)
 {
     c->code_page = c->rip & ~UINT64_C(0xfff);
+    if (c->vector_changed)
+        soft_vectors_judge(c);
     soft_count(&c->counters.entries);
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
     return block->code_flags;
@@ -304,6 +306,8 @@ bool soft_exit_twin(struct soft_vcpu *c)
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
     if (t->flushes != flushes || !site->block->valid || soft_code_mode(c) != site->block->mode)
         return false;
+    if (c->vector_changed)
+        soft_vectors_judge(c);
     c->fuel -= c->counted ? site->block->count - site->op - 1 : 0;
     soft_count(&c->counters.entries);
     return true;

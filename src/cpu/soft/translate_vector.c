@@ -10,9 +10,10 @@
 
 static bool vector_is_native(const struct x86_vector_insn *v)
 {
-    if (v->memory != X86_MEMORY_PLAIN && v->memory_access != 0)
-        return false;
-    return !(v->flags & (X86_VECTOR_RAX_RDX | X86_VECTOR_WRITES_RCX));
+    /* A load under a mask may be done on the host if all that it could touch may be read. */
+    if (v->memory == X86_MEMORY_BY_SIGN || v->memory == X86_MEMORY_BY_OPMASK)
+        return v->memory_access == X86_OPERAND_READ;
+    return v->memory == X86_MEMORY_PLAIN || v->memory_access == 0;
 }
 
 static unsigned units_of(const struct x86_vector_insn *v)
@@ -21,6 +22,44 @@ static unsigned units_of(const struct x86_vector_insn *v)
                (v->flags & (X86_VECTOR_ENTERS_MMX | X86_VECTOR_EMMS));
 
     return (mmx ? UNIT_X87 : 0) | (v->unit == X86_UNIT_MMX ? 0 : UNIT_VECTOR);
+}
+
+#define MXCSR_MASKS UINT32_C(0x1f80)
+#define MXCSR_VALID UINT32_C(0xffff)
+
+/* A value that unmasks exceptions, or is none, is for the twin. */
+bool tr_mxcsr(struct translation *tr, unsigned i)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+    bool load = op->insn.op == X86_OP_LDMXCSR;
+    const struct check check = {.op = i, .size = 4, .access = load ? SOFT_READ : SOFT_WRITE};
+    struct emit *e = &tr->e;
+    struct cold *cold;
+
+    if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
+        (op->insn.vex != X86_VEX_NONE && op->insn.vvvv != 0))
+        return false;
+    tr_units_load(tr, UNIT_VECTOR);
+    tr_flags_clobber(tr);
+    if (!tr_address(tr, op))
+        return false;
+    tr_check(tr, &check);
+    if (!load) {
+        emit_stmxcsr_state(e, STATE(saved_rax));
+        emit_mov_reg_state32(e, HOST_R11, STATE(saved_rax));
+        emit_store(e, HOST_R11, HOST_R10, 0, 4);
+        return true;
+    }
+    emit_load(e, HOST_R10, HOST_R10, 0, 4);
+    emit_mov_state_reg(e, STATE(saved_rax), HOST_R10);
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)(MXCSR_MASKS | ~MXCSR_VALID));
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, (int32_t)MXCSR_MASKS);
+    cold = tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), COLD_OP);
+    cold->op = i;
+    cold->units = tr->units;
+    emit_ldmxcsr_state(e, STATE(saved_rax));
+    return true;
 }
 
 bool tr_vector(struct translation *tr, unsigned i)

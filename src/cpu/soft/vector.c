@@ -443,6 +443,7 @@ static void stub_run(struct soft_vcpu *c, const struct soft_op *op, const struct
 
 static void vector_run(struct soft_vcpu *c, const struct soft_op *op)
 {
+    c->vector_changed = true;
     stub_run(c, op, op->stub);
 }
 
@@ -497,6 +498,7 @@ static void vzero_run(struct soft_vcpu *c, const struct soft_op *op)
     const struct x86_vector_insn *v = vector_of(op);
     unsigned keep = v->flags & X86_VECTOR_ZERO_ALL ? 0 : 16;
 
+    c->vector_changed = true;
     state_check(c, v);
     for (unsigned i = 0; i < (c->code_size == X86_CODE_64 ? 16 : 8); i++)
         memset(c->vector.zmm[i] + keep, 0, 64 - keep);
@@ -554,6 +556,7 @@ static void gather_run(struct soft_vcpu *c, const struct soft_op *op)
     uint8_t index[64];
     unsigned count = gather_count(v);
 
+    c->vector_changed = true;
     state_check(c, v);
     memcpy(index, c->vector.zmm[x86_vector_index(&op->insn)], sizeof index);
     for (unsigned i = 0; i < count; i++) {

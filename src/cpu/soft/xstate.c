@@ -58,6 +58,7 @@ static void component_set(struct soft_vcpu *c, unsigned component, const uint8_t
     static const uint8_t zero[1024];
     struct soft_vector *v = &c->vector;
 
+    c->vector_changed = true;
     if (!from)
         from = zero;
     for (unsigned i = 0; i < registers; i++) {
