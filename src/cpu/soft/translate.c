@@ -53,6 +53,14 @@ struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind 
     return cold;
 }
 
+void tr_twin_if(struct translation *tr, unsigned op, enum emit_condition condition)
+{
+    struct cold *cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, condition), COLD_OP);
+
+    cold->op = op;
+    cold->units = tr->units;
+}
+
 uint32_t tr_site_new(struct translation *tr, unsigned op)
 {
     tr->t->sites[tr->t->site_count] = (struct site){.block = tr->block, .op = op};

@@ -27,21 +27,13 @@ static bool divisor_load(struct translation *tr, unsigned i)
     return true;
 }
 
-static void twin_if(struct translation *tr, unsigned i, enum emit_condition condition)
-{
-    struct cold *cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, condition), COLD_OP);
-
-    cold->op = i;
-    cold->units = tr->units;
-}
-
 static void unsigned_check(struct translation *tr, unsigned i, bool wide)
 {
     if (wide)
         emit_alu_reg_reg(&tr->e, EMIT_CMP, HOST_RDX, HOST_R10);
     else
         emit_alu_reg_reg32(&tr->e, EMIT_CMP, HOST_RDX, HOST_R10);
-    twin_if(tr, i, EMIT_IF_AE);
+    tr_twin_if(tr, i, EMIT_IF_AE);
 }
 
 static void signed_check(struct translation *tr, unsigned i, bool wide)
@@ -53,7 +45,7 @@ static void signed_check(struct translation *tr, unsigned i, bool wide)
     else
         emit_lea32(e, HOST_R11, HOST_R10, HOST_NONE, 0, 1);
     emit_alu_reg_imm(e, EMIT_CMP, HOST_R11, 1);
-    twin_if(tr, i, EMIT_IF_BE);
+    tr_twin_if(tr, i, EMIT_IF_BE);
     if (wide) {
         emit_mov_reg_reg(e, HOST_R11, HOST_RAX);
         emit_shift_imm(e, EMIT_SAR, HOST_R11, 63);
@@ -63,7 +55,7 @@ static void signed_check(struct translation *tr, unsigned i, bool wide)
         emit_shift_imm32(e, EMIT_SAR, HOST_R11, 31);
         emit_alu_reg_reg32(e, EMIT_CMP, HOST_R11, HOST_RDX);
     }
-    twin_if(tr, i, EMIT_IF_NE);
+    tr_twin_if(tr, i, EMIT_IF_NE);
 }
 
 bool tr_divide(struct translation *tr, unsigned i)

@@ -99,24 +99,11 @@ static bool is_spoiling(const struct x86_insn *insn)
     case X86_OP_LOOP:
     case X86_OP_JCXZ:
         return false;
-    case X86_OP_ADD ... X86_OP_IMUL3:
-    case X86_OP_ROL ... X86_OP_CMPXCHG:
-    case X86_OP_XCHG ... X86_OP_MOVSXD:
-    case X86_OP_CMOV:
-    case X86_OP_SETCC:
-    case X86_OP_CBW:
-    case X86_OP_CWD:
-    case X86_OP_CLC:
-    case X86_OP_STC:
-    case X86_OP_CMC:
-    case X86_OP_LAHF:
-    case X86_OP_SAHF:
-    case X86_OP_ADCX ... X86_OP_SHRX:
     case X86_OP_X87:
     case X86_OP_VECTOR:
         return insn->memory;
     default:
-        return true;
+        return insn->memory || !tr_runs_as_it_stands(insn);
     }
 }
 

@@ -90,8 +90,8 @@ static enum x86_feature feature_of(const struct x86_insn *insn)
     }
 }
 
-/* Whether the host executes `insn` as it stands, operands aside. Ranges are in X86_OPS' order. */
-static bool is_native(const struct soft_vcpu *c, const struct x86_insn *insn)
+/* Ranges are in X86_OPS' order. */
+bool tr_runs_as_it_stands(const struct x86_insn *insn)
 {
     switch (insn->op) {
     case X86_OP_ADD ... X86_OP_IMUL3:
@@ -112,18 +112,15 @@ static bool is_native(const struct soft_vcpu *c, const struct x86_insn *insn)
     case X86_OP_SAHF:
     case X86_OP_MOVNTI:
     case X86_OP_ADCX ... X86_OP_SHRX:
-        break;
+        return true;
     case X86_OP_BT:
     case X86_OP_BTS:
     case X86_OP_BTR:
     case X86_OP_BTC:
-        if (insn->memory && insn->form == X86_FORM_RM_REG)
-            return false; /* a bit string */
-        break;
+        return !(insn->memory && insn->form == X86_FORM_RM_REG); /* a bit string */
     default:
         return false;
     }
-    return c->vm->cpuid->feature[feature_of(insn)];
 }
 
 /* Scratch registers stand in for displaced ones. */
@@ -325,6 +322,7 @@ bool tr_integer(struct translation *tr, unsigned i)
     case X86_OP_PREFETCH:
         return true;
     default:
-        return is_native(tr->c, insn) && plain_emit(tr, i);
+        return tr_runs_as_it_stands(insn) && tr->c->vm->cpuid->feature[feature_of(insn)] &&
+               plain_emit(tr, i);
     }
 }

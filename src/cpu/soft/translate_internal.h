@@ -221,6 +221,8 @@ void tr_jump_to(struct translation *tr, const uint8_t *execute);
 void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter);
 void tr_guest_to(struct translation *tr, uint8_t host, unsigned guest);
 struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind);
+/* Where the host's flags say so, the interpreted twin of the operation runs instead. */
+void tr_twin_if(struct translation *tr, unsigned op, enum emit_condition condition);
 uint32_t tr_site_new(struct translation *tr, unsigned op);
 /* The guest's state of these units into the host's, where it is not yet. Destroys R10. */
 void tr_units_load(struct translation *tr, unsigned units);
@@ -288,6 +290,8 @@ bool tr_is_loop(const struct translation *tr);
 /* Natively, with its explicit registers renamed and its memory operand checked. */
 bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,
                const struct check *check);
+/* Whether the host executes `insn` as it stands, operands and features aside. */
+bool tr_runs_as_it_stands(const struct x86_insn *insn);
 bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
 /* Several pushes or pops from operation i on; gives how many operations that were. */
 unsigned tr_stack_run(struct translation *tr, unsigned i); /* translate_stack.c */

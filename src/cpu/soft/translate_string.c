@@ -77,13 +77,10 @@ static void lods_emit(struct translation *tr, unsigned i)
 /* Downwards runs the twin. */
 static void direction_check(struct translation *tr, unsigned i)
 {
-    struct cold *cold;
 
     emit_mov_reg_state32(&tr->e, HOST_R11, STATE(rflags));
     emit_alu_reg_imm32(&tr->e, EMIT_AND, HOST_R11, X86_RFLAGS_DF);
-    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_OP);
-    cold->op = i;
-    cold->units = tr->units;
+    tr_twin_if(tr, i, EMIT_IF_NE);
 }
 
 static void single_emit(struct translation *tr, unsigned i)

@@ -14,14 +14,6 @@
      (int32_t)((segment) * sizeof(struct x86_segment) + offsetof(struct x86_segment, selector)))
 
 /* To the twin where `condition` holds; flags are in memory. */
-static void twin_if(struct translation *tr, unsigned i, enum emit_condition condition)
-{
-    struct cold *cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, condition), COLD_OP);
-
-    cold->op = i;
-    cold->units = tr->units;
-}
-
 static bool is_user(const struct translation *tr)
 {
     return tr->block->mode & SOFT_MODE_USER;
@@ -32,7 +24,7 @@ static void cpl0_require(struct translation *tr, unsigned i)
 {
     emit_mov_reg_state32(&tr->e, HOST_R10, STATE(cpl));
     emit_alu_reg_imm32(&tr->e, EMIT_AND, HOST_R10, 0xff);
-    twin_if(tr, i, EMIT_IF_NE);
+    tr_twin_if(tr, i, EMIT_IF_NE);
 }
 
 static void register_set(struct translation *tr, unsigned guest, enum host_register from)
@@ -86,7 +78,7 @@ static bool sti_emit(struct translation *tr, unsigned i)
     cpl0_require(tr, i);
     emit_mov_reg_state32(e, HOST_R10, STATE(request));
     emit_alu_reg_imm32(e, EMIT_CMP, HOST_R10, 0);
-    twin_if(tr, i, EMIT_IF_NE);
+    tr_twin_if(tr, i, EMIT_IF_NE);
     emit_mov_reg_state32(e, HOST_R10, STATE(rflags));
     emit_alu_reg_imm32(e, EMIT_OR, HOST_R10, X86_RFLAGS_IF);
     emit_mov_state_reg32(e, STATE(rflags), HOST_R10);
@@ -195,7 +187,7 @@ static bool rdtsc_emit(struct translation *tr, unsigned i)
     if (is_user(tr)) {
         emit_mov_reg_state(e, HOST_R10, STATE(cr4));
         emit_alu_reg_imm32(e, EMIT_AND, HOST_R10, X86_CR4_TSD);
-        twin_if(tr, i, EMIT_IF_NE);
+        tr_twin_if(tr, i, EMIT_IF_NE);
     }
     if (pid)
         HOST_INSN(e, 0x0f, 0xae, 0xe8); /* LFENCE */

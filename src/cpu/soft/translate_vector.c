@@ -34,7 +34,6 @@ bool tr_mxcsr(struct translation *tr, unsigned i)
     bool load = op->insn.op == X86_OP_LDMXCSR;
     const struct check check = {.op = i, .size = 4, .access = load ? SOFT_READ : SOFT_WRITE};
     struct emit *e = &tr->e;
-    struct cold *cold;
 
     if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
         (op->insn.vex != X86_VEX_NONE && op->insn.vvvv != 0))
@@ -55,9 +54,7 @@ bool tr_mxcsr(struct translation *tr, unsigned i)
     emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
     emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)(MXCSR_MASKS | ~MXCSR_VALID));
     emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, (int32_t)MXCSR_MASKS);
-    cold = tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), COLD_OP);
-    cold->op = i;
-    cold->units = tr->units;
+    tr_twin_if(tr, i, EMIT_IF_NE);
     emit_ldmxcsr_state(e, STATE(saved_rax));
     return true;
 }

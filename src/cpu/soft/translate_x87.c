@@ -70,7 +70,6 @@ static bool fldcw_emit(struct translation *tr, unsigned i)
 {
     const struct check check = {.op = i, .size = 2, .access = SOFT_READ};
     struct emit *e = &tr->e;
-    struct cold *cold;
 
     tr_flags_clobber(tr);
     if (!tr_address(tr, &tr->block->ops[i]))
@@ -80,9 +79,7 @@ static bool fldcw_emit(struct translation *tr, unsigned i)
     emit_mov_state_reg(e, STATE(saved_rax), HOST_R11);
     emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, FCW_MASKS);
     emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, FCW_MASKS);
-    cold = tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), COLD_OP);
-    cold->op = i;
-    cold->units = tr->units;
+    tr_twin_if(tr, i, EMIT_IF_NE);
     emit_fldcw_state(e, STATE(saved_rax));
     return true;
 }
