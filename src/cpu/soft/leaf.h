@@ -4,7 +4,8 @@
  *
  * A leaf does the usual case of an operation and returns true, or changes nothing that the guest
  * could see and returns false: then the interpreted twin runs. It and all that it calls is built
- * without vector instructions, calls no libc, raises nothing, takes no lock and drops no block.
+ * without vector instructions, calls no libc (tests/leaves looks), raises nothing, takes no lock
+ * and drops no block.
  * Registers and flags are in the vCPU, c->op and c->block_rip are set.
  */
 #ifndef FREEHOLD_CPU_SOFT_LEAF_H
