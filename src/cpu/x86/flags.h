@@ -1,6 +1,6 @@
 /*
  * Which arithmetic flags (CF, PF, AF, ZF, SF, OF) an instruction needs and which it replaces, for
- * the translator's liveness analysis. Needs no libc.
+ * the translator. Needs no libc.
  *
  * Masks are of RFLAGS bits within X86_RFLAGS_ARITH. Where the manual leaves a flag undefined, it is
  * `maybe`: what the host's unit does with it differs between processors. The one exception is AF
@@ -26,8 +26,8 @@ struct x86_flags {
 };
 
 /*
- * The relaxed answer: a fault is not counted as a reader of the flags. Instructions that hand the
- * whole state to somebody by design read all: system instructions, port I/O, far transfers,
+ * A fault is not counted as a reader of the flags: see x86_insn_may_fault(). Instructions that hand
+ * the whole state to somebody by design read all: system instructions, port I/O, far transfers,
  * software interrupts, HLT, PAUSE, undefined instructions.
  *
  * `vector` describes a VECTOR instruction and is ignored for all others; NULL: not known or #UD,
@@ -42,21 +42,7 @@ void x86_flags_of(const struct x86_insn *insn, const struct x86_vector_insn *vec
  * mode decides when the instruction runs (BMI, ADX, POPCNT, CRC32...). */
 bool x86_insn_may_fault(const struct x86_insn *insn);
 
-/* The precise answer from the relaxed one: an instruction that may fault reads all flags, since the
- * fault's handler finds them in the RFLAGS pushed. */
-static inline void x86_flags_make_precise(const struct x86_insn *insn, struct x86_flags *flags)
-{
-    if (x86_insn_may_fault(insn))
-        flags->read = X86_RFLAGS_ARITH;
-}
-
 /* What a condition (the low four bits of Jcc's, SETcc's and CMOVcc's opcode) depends on. */
 uint16_t x86_condition_flags(unsigned condition);
-
-/* A flag is live where its value may still be read. */
-static inline uint16_t x86_flags_live_before(uint16_t live_after, const struct x86_flags *flags)
-{
-    return (uint16_t)((live_after & ~(unsigned)flags->written) | flags->read);
-}
 
 #endif
