@@ -406,6 +406,7 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
     translation_note(&tr);
     t->used = (size_t)(tr.body_end - t->write + 15) & ~(size_t)15;
     t->cold_used = (size_t)(tr.e.at - t->write);
+    soft_translator_join(t);
     return true;
 }
 

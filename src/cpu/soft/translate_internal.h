@@ -69,10 +69,12 @@ struct fixed {
 struct soft_translator {
     struct soft_vcpu *vcpu;
     uint8_t *write, *execute;
+    uint8_t *reserved[2]; /* the address space around the two */
     uint8_t *stack; /* the return stack's memory, STACK_BYTES */
     /* Fixed code, then the blocks' own, up to cold_from; from there on what they have out of line,
      * so that it takes no room in the host's instruction caches. */
     size_t bytes, fixed_bytes, used, cold_from, cold_used;
+    size_t joined; /* up to here large pages were tried */
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
@@ -93,6 +95,10 @@ static inline uint8_t *to_write(const struct soft_translator *t, const uint8_t *
 {
     return t->write + (execute - t->execute);
 }
+
+/* Puts what has been filled of the cache onto large pages, in both views: hot code lies all over
+ * it. Where the host has none or is older than Linux 6.1, it stays on small ones. */
+void soft_translator_join(struct soft_translator *t);
 
 /* Fills the beginning of the cache and t->fixed. */
 MUST_CHECK bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c);

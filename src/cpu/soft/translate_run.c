@@ -10,25 +10,59 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "cpu/soft/observe.h"
 #include "cpu/soft/paging.h"
 #include "cpu/soft/translate_internal.h"
 
 #define LINK_PATIENCE 128
+#define LARGE_PAGE    ((size_t)2 << 20)
+#ifndef MADV_COLLAPSE /* Linux 6.1; headers may be older */
+#define MADV_COLLAPSE 25
+#endif
 
 /* -- the cache -- */
 
+/* `bytes` of address space for a mapping that begins a large page; the rest stays reserved. */
+static uint8_t *cache_reserve(uint8_t **reserved, size_t bytes)
+{
+    *reserved = mmap(NULL, bytes + LARGE_PAGE, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (*reserved == MAP_FAILED) {
+        *reserved = NULL;
+        return NULL;
+    }
+    return *reserved + (-(uintptr_t)*reserved & (LARGE_PAGE - 1));
+}
+
 static int cache_map(struct soft_translator *t)
 {
-    t->write = mmap(NULL, t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (t->write == MAP_FAILED)
-        return -errno;
-    t->execute = mremap(t->write, 0, t->bytes, MREMAP_MAYMOVE); /* the same pages once more */
-    if (t->execute == MAP_FAILED || mprotect(t->execute, t->bytes, PROT_READ | PROT_EXEC) != 0)
+    t->write = cache_reserve(&t->reserved[0], t->bytes);
+    t->execute = cache_reserve(&t->reserved[1], t->bytes);
+    if (!t->write || !t->execute ||
+        mmap(t->write, t->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1,
+             0) == MAP_FAILED ||
+        mremap(t->write, 0, t->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, t->execute) == MAP_FAILED ||
+        mprotect(t->execute, t->bytes, PROT_READ | PROT_EXEC) != 0)
         return -errno;
     return 0;
+}
+
+static void cache_unmap(struct soft_translator *t)
+{
+    for (unsigned view = 0; view < 2; view++) {
+        if (t->reserved[view])
+            munmap(t->reserved[view], t->bytes + LARGE_PAGE);
+    }
+}
+
+void soft_translator_join(struct soft_translator *t)
+{
+    while (t->joined + LARGE_PAGE <= t->used) {
+        if (madvise(t->write + t->joined, LARGE_PAGE, MADV_COLLAPSE) == 0)
+            (void)madvise(t->execute + t->joined, LARGE_PAGE, MADV_COLLAPSE);
+        t->joined += LARGE_PAGE;
+    }
 }
 
 /* All below the frames is unused but for leaves; a guard page ends it. Frames over the base match
@@ -86,10 +120,7 @@ void soft_translator_free(struct soft_vcpu *c)
 
     if (!t)
         return;
-    if (t->write && t->write != MAP_FAILED)
-        munmap(t->write, t->bytes);
-    if (t->execute && t->execute != MAP_FAILED)
-        munmap(t->execute, t->bytes);
+    cache_unmap(t);
     if (t->stack && t->stack != MAP_FAILED)
         munmap(t->stack, STACK_BYTES);
     free(t->links);
