@@ -330,9 +330,13 @@ bool soft_code_is_global(const struct soft_vcpu *c, const struct soft_block *blo
            (!block->second || page_is_global(c, c->rip + GUEST_PAGE_SIZE));
 }
 
+/* Of one half of the bits for each half of the address space: where all global pages are the
+ * kernel's, no INVLPG of a user's page seems to be one of theirs. */
 static unsigned page_bit(uint64_t linear)
 {
-    return (unsigned)(((linear >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % PAGES_SEEN_BITS;
+    unsigned hash = (unsigned)(((linear >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 40);
+
+    return hash % (PAGES_SEEN_BITS / 2) + (linear >> 63 ? PAGES_SEEN_BITS / 2 : 0);
 }
 
 static bool page_seen(const struct pages *pages, uint64_t linear)
