@@ -45,10 +45,11 @@ struct space {
 /*
  * INVLPG drops the whole of a large page, but TLB entries know only 4 KiB. Two Bloom-like bitmaps
  * remember in which 2 MiB and 1 GiB units large pages were used since the last flush: an INVLPG
- * there flushes everything, elsewhere it need look at one entry only.
+ * there flushes everything, elsewhere it need look at one entry only. Each half of the address
+ * space has its own: kernels map all memory with large pages.
  */
 struct large_pages {
-    uint64_t seen[64];
+    uint64_t seen[2][64];
 };
 
 struct soft_tlbs {
@@ -107,7 +108,7 @@ static unsigned large_hash(uint64_t unit)
 
 void soft_tlb_large_note(struct soft_vcpu *c, uint64_t linear, unsigned shift)
 {
-    uint64_t *seen = c->tlbs->large.seen;
+    uint64_t *seen = c->tlbs->large.seen[linear >> 63];
     unsigned bit = large_hash(shift == 30 ? ~(linear >> 30) : linear >> (shift == 22 ? 22 : 21));
 
     if (shift > 12)
@@ -116,12 +117,13 @@ void soft_tlb_large_note(struct soft_vcpu *c, uint64_t linear, unsigned shift)
 
 static bool large_seen(const struct soft_vcpu *c, uint64_t linear)
 {
+    const uint64_t *seen = c->tlbs->large.seen[linear >> 63];
     const uint64_t units[] = {linear >> 21, linear >> 22, ~(linear >> 30)};
 
     for (unsigned i = 0; i < 3; i++) {
         unsigned bit = large_hash(units[i]);
 
-        if (c->tlbs->large.seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
+        if (seen[bit / 64] & (UINT64_C(1) << (bit % 64)))
             return true;
     }
     return false;
@@ -240,7 +242,7 @@ void soft_tlb_flush(struct soft_vcpu *c)
     t->space[t->now].pcid = pcid_of(c, c->cr3);
     t->space[t->now].used_at = ++t->switches;
     t->user_globals = false;
-    for (volatile uint64_t *seen = t->large.seen; seen < t->large.seen + 64; seen++)
+    for (volatile uint64_t *seen = t->large.seen[0]; seen < t->large.seen[2]; seen++)
         *seen = 0;
     soft_code_forget_addresses(c);
 }
