@@ -185,9 +185,10 @@ class Guest(Place):
         return cpu
 
     def memory_kib(self):
-        """What the process has in memory beside the guest's: (translated code, all the rest).
+        """What the process has in memory beside the guest's: (code cache, all the rest).
 
-        The guest's memory is the mapping as large as it. Code is mapped twice, as Pss knows."""
+        The guest's memory is the mapping as large as it. The code cache, which is bounded by
+        --code-cache, is in shared mappings; code is mapped twice, as Pss knows."""
         code, rest, kind = 0, 0, "rest"
         with open(f"/proc/{self.pid}/smaps", encoding="utf-8") as file:
             for line in file:

@@ -372,7 +372,7 @@ static const struct option run_table[] = {
      "what runs the guest's code: auto, soft, interpreter (default auto);\n"
      "\"--engine help\" lists them, and says why not the rest",
      set_engine},
-    {"code-cache", "SIZE", "room for each virtual CPU's translated code (default 64M)",
+    {"code-cache", "SIZE", "most that each virtual CPU keeps of code (default 128M)",
      set_code_cache},
     {"disk", "FILE[,KEY=VALUE...]",
      "a virtio disk; may be repeated. format=raw, readonly=on|off,\n"

@@ -86,7 +86,7 @@ struct cpu_config {
     bool interpret_only;           /* soft: never translate (tests, lockstep) */
     bool translate_at_once;        /* soft: translate even what runs once (tests) */
     bool lockstep_blocks;          /* lockstep: compare behind each block */
-    uint32_t code_bytes;           /* soft: room for translated code, 0: plenty (tests) */
+    uint32_t code_bytes;           /* soft: most that a vCPU keeps of code, 0: its choice */
     const struct cpu_tools *tools; /* NULL: none */
 };
 

@@ -55,7 +55,7 @@ struct vm_config {
     bool interpret_only;
     bool lockstep_blocks; /* see cpu.h */
     const struct cpu_tools *tools; /* NULL: none */
-    uint32_t code_bytes;           /* of each vCPU's translated code; 0: the engine's choice */
+    uint32_t code_bytes;           /* most that each vCPU keeps of code; 0: the engine's choice */
     /* A key typed after Ctrl-A, on the I/O thread; may call vm_stop and vm_power_button. */
     void (*escape)(void *opaque, uint8_t key);
     void *opaque;

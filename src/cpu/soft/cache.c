@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "cpu/soft/code_internal.h"
 #include "cpu/soft/paging.h"
@@ -75,8 +76,8 @@ struct soft_cache {
     uint32_t cs_limit;
     struct soft_block *hash[HASH_ENTRIES];
     struct page_entry *pages[PAGE_ENTRIES];
-    uint8_t *arena;
-    uint64_t arena_bytes, arena_used;
+    uint8_t *arena; /* of soft_vm.code_bytes */
+    uint64_t arena_used;
     struct crossing crossing[CROSSINGS];
 };
 
@@ -217,6 +218,7 @@ void soft_cache_clear(struct soft_vcpu *c)
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->pages, 0, sizeof cache->pages);
     cache->arena_used = 0;
+    (void)madvise(cache->arena, c->vm->code_bytes, MADV_REMOVE);
     soft_translator_clear(c);
     soft_code_forget_addresses(c);
 }
@@ -229,10 +231,29 @@ static uint64_t scramble(uint64_t key)
     return (key ^ key >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
 }
 
+void *soft_cache_map(size_t bytes)
+{
+    int fd = memfd_create("freehold-code-cache", MFD_CLOEXEC);
+    void *memory = MAP_FAILED;
+
+    if (fd < 0)
+        return NULL;
+    if (ftruncate(fd, (off_t)bytes) == 0)
+        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    close(fd);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+bool soft_cache_has_room(const struct soft_vcpu *c, size_t bytes)
+{
+    size_t used = c->cache->arena_used + soft_translator_used(c);
+
+    return used + bytes <= c->vm->code_bytes;
+}
+
 int soft_cache_new(struct soft_vcpu *c)
 {
     struct soft_cache *cache = calloc(1, sizeof *cache);
-    void *arena;
 
     if (!cache)
         return -ENOMEM;
@@ -242,14 +263,11 @@ int soft_cache_new(struct soft_vcpu *c)
     }
     c->slot_empty = (scramble(~cache->secret) >> 2 & ~UINT64_C(0xfff)) | UINT64_C(1) << 63;
     soft_slots_clear(c);
-    cache->arena_bytes = c->vm->code_bytes / 4 * 3;
-    arena = mmap(NULL, cache->arena_bytes, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (arena == MAP_FAILED) {
+    cache->arena = soft_cache_map(c->vm->code_bytes);
+    if (!cache->arena) {
         free(cache);
         return -ENOMEM;
     }
-    cache->arena = arena;
     for (unsigned i = 0; i < SOFT_SPACES; i++)
         cache->space[i].generation = cache->generation_last += 2;
     cache->generation_global = cache->generation_last + 1;
@@ -262,7 +280,7 @@ void soft_cache_free(struct soft_vcpu *c)
 {
     if (!c->cache)
         return;
-    munmap(c->cache->arena, c->cache->arena_bytes);
+    munmap(c->cache->arena, c->vm->code_bytes);
     free(c->cache);
     c->cache = NULL;
 }
@@ -517,7 +535,7 @@ static struct soft_block *block_alloc(struct soft_vcpu *c)
     struct soft_cache *cache = c->cache;
 
     /* block_keep() may put a page_entry behind the block. */
-    if (cache->arena_used + BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32 > cache->arena_bytes)
+    if (!soft_cache_has_room(c, BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32))
         soft_cache_clear(c);
     return (struct soft_block *)(void *)(cache->arena + cache->arena_used);
 }

@@ -44,6 +44,11 @@ MUST_CHECK int soft_code_new(struct mem *mem, struct soft_vm *vm);
 void soft_code_free(struct soft_vm *vm);
 MUST_CHECK int soft_cache_new(struct soft_vcpu *c);
 void soft_cache_free(struct soft_vcpu *c);
+/* One bound, soft_vm.code_bytes, holds for all that a vCPU keeps of code: decoded, translated, and
+ * what goes with that. It lies in mappings of this name; NULL: no memory. */
+void *soft_cache_map(size_t bytes);
+/* Whether `bytes` more stay within it. */
+bool soft_cache_has_room(const struct soft_vcpu *c, size_t bytes);
 
 /* The block at c->rip, decoded if need be; raises fetch faults. Valid until the next call. */
 struct soft_block *soft_code_find(struct soft_vcpu *c);

@@ -34,8 +34,8 @@
 /* How often a block is interpreted before it is worth translating. */
 #define HEAT_ENOUGH    6
 
-#define CODE_BYTES     ((size_t)64 << 20)
-#define CODE_BYTES_MIN ((size_t)128 << 10)
+#define CODE_BYTES     ((size_t)128 << 20)
+#define CODE_BYTES_MIN ((size_t)256 << 10)
 
 /* -- leaving an instruction -- */
 

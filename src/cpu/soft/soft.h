@@ -297,7 +297,7 @@ struct soft_vm {
     bool translate;
     bool counted;            /* its vCPUs are */
     uint8_t translate_after; /* interpretations of a block before it is translated */
-    size_t code_bytes;       /* of each vCPU's translated code; other limits follow from it */
+    size_t code_bytes;       /* most of what each vCPU keeps of code: see soft_cache_map() */
     struct soft_vcpu **vcpu;
     struct soft_code *code; /* which pages hold decoded code, see code.c */
     struct cpu_tools tools;

@@ -365,12 +365,10 @@ static void block_emit(struct translation *tr)
     entries_emit(tr, need);
 }
 
-static bool room_left(const struct soft_translator *t)
-{
-    return t->used + BLOCK_CODE_MAX <= t->cold_from && t->cold_used + BLOCK_CODE_MAX <= t->bytes &&
-           t->link_count + 4 <= t->links_max &&
-           t->site_count + 4 * SOFT_BLOCK_OPS_MAX <= t->sites_max;
-}
+/* What one block may take of all that is bounded together. */
+#define BLOCK_ROOM                                                                                 \
+    (2 * BLOCK_CODE_MAX + 4 * sizeof(struct soft_link) +                                           \
+     SOFT_BLOCK_OPS_MAX * (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace)))
 
 static void translation_note(const struct translation *tr)
 {
@@ -423,7 +421,7 @@ bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
         return false;
     }
     /* The caller runs this block once more: it must stay until then. */
-    if (!room_left(t)) {
+    if (!soft_cache_has_room(c, BLOCK_ROOM)) {
         atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
         return false;
     }

@@ -8,6 +8,8 @@
 
 MUST_CHECK int soft_translator_new(struct soft_vcpu *c);
 void soft_translator_free(struct soft_vcpu *c);
+/* Bytes of translated code and what goes with it. */
+size_t soft_translator_used(const struct soft_vcpu *c);
 
 /* Translates `block` unless it is cold, not 64-bit, or translated already; false: interpret it. */
 bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block);

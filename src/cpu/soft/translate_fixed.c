@@ -635,7 +635,7 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     unwind_emit(t, &e);
     t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;
     t->used = t->fixed_bytes;
-    t->cold_from = t->bytes / 2;
+    t->cold_from = t->bytes / 2; /* either half could hold all there may be */
     t->cold_used = t->cold_from;
     return !e.full;
 }

@@ -73,13 +73,13 @@ struct soft_translator {
     uint8_t *stack; /* the return stack's memory, STACK_BYTES */
     /* Fixed code, then the blocks' own, up to cold_from; from there on what they have out of line,
      * so that it takes no room in the host's instruction caches. */
-    size_t bytes, fixed_bytes, used, cold_from, cold_used;
+    size_t bytes, fixed_bytes, used, cold_from, cold_used; /* of address space; offsets */
     size_t joined; /* up to here large pages were tried */
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
     struct soft_pace *paces;
-    uint32_t links_max, sites_max, paces_max, link_count, site_count, pace_count;
+    uint32_t link_count, site_count, pace_count;
     uint64_t flushes;
     bool wide;     /* the guest has AVX-512 registers */
     bool in_use_1; /* XGETBV tells which parts of the state are in use */

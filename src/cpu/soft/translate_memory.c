@@ -108,7 +108,7 @@ static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t
     struct soft_translator *t = tr->t;
     struct soft_pace *pace;
 
-    if (slot == X86_RSP || slot >= SOFT_SLOT_RIP || t->pace_count == t->paces_max)
+    if (slot == X86_RSP || slot >= SOFT_SLOT_RIP)
         return NULL;
     pace = &t->paces[t->pace_count++];
     *pace = (struct soft_pace){.place = place, .left = SOFT_PACE_MISSES};

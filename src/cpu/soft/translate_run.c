@@ -90,14 +90,10 @@ int soft_translator_new(struct soft_vcpu *c)
     if (!t)
         return -ENOMEM;
     t->wide = (c->vm->cpuid->xcr0_allowed & X86_XCR0_AVX512) != 0;
-    /* Blocks differ, but on the average need less of these than of code. */
-    t->bytes = c->vm->code_bytes;
-    t->links_max = (uint32_t)(t->bytes / 160);
-    t->sites_max = (uint32_t)(t->bytes / 64);
-    t->links = malloc(t->links_max * sizeof *t->links);
-    t->paces_max = (uint32_t)(t->bytes / 512);
-    t->sites = malloc(t->sites_max * sizeof *t->sites);
-    t->paces = malloc(t->paces_max * sizeof *t->paces);
+    t->bytes = 2 * c->vm->code_bytes;
+    t->links = soft_cache_map(c->vm->code_bytes);
+    t->sites = soft_cache_map(c->vm->code_bytes);
+    t->paces = soft_cache_map(c->vm->code_bytes);
     t->vcpu = c;
     result = t->links && t->sites && t->paces ? cache_map(t) : -ENOMEM;
     if (result == 0)
@@ -114,6 +110,12 @@ int soft_translator_new(struct soft_vcpu *c)
     return 0;
 }
 
+static void part_unmap(const struct soft_vcpu *c, void *part)
+{
+    if (part)
+        munmap(part, c->vm->code_bytes);
+}
+
 void soft_translator_free(struct soft_vcpu *c)
 {
     struct soft_translator *t = c->translator;
@@ -123,11 +125,20 @@ void soft_translator_free(struct soft_vcpu *c)
     cache_unmap(t);
     if (t->stack && t->stack != MAP_FAILED)
         munmap(t->stack, STACK_BYTES);
-    free(t->links);
-    free(t->sites);
-    free(t->paces);
+    part_unmap(c, t->links);
+    part_unmap(c, t->sites);
+    part_unmap(c, t->paces);
     free(t);
     c->translator = NULL;
+}
+
+size_t soft_translator_used(const struct soft_vcpu *c)
+{
+    const struct soft_translator *t = c->translator;
+
+    return t ? t->used + t->cold_used - t->cold_from + t->link_count * sizeof *t->links +
+                   t->site_count * sizeof *t->sites + t->pace_count * sizeof *t->paces
+             : 0;
 }
 
 /* -- links -- */
@@ -215,6 +226,9 @@ void soft_translator_clear(struct soft_vcpu *c)
     t->link_count = 0;
     t->site_count = 0;
     t->pace_count = 0;
+    (void)madvise(t->links, c->vm->code_bytes, MADV_REMOVE);
+    (void)madvise(t->sites, c->vm->code_bytes, MADV_REMOVE);
+    (void)madvise(t->paces, c->vm->code_bytes, MADV_REMOVE);
     memset(c->lookup, 0, sizeof c->lookup);
     c->return_stack = c->return_base;
 }
