@@ -70,7 +70,7 @@ static int label_compare(const void *a, const void *b)
     return (left->at > right->at) - (left->at < right->at);
 }
 
-#define FIXED_LABELS 20
+#define FIXED_LABELS 22
 
 /* The parts of the fixed code in the order of their addresses; the last has no name. */
 static void fixed_labels(const struct soft_translator *t, struct label label[FIXED_LABELS])
@@ -94,6 +94,8 @@ static void fixed_labels(const struct soft_translator *t, struct label label[FIX
         {f->vector_load_low, "vector_load_low"},
         {f->x87_load, "x87_load"},
         {f->leaf, "leaf"},
+        {f->flags_load, "flags_load"},
+        {f->pace, "pace"},
         {f->slot[0], "slot_read"},
         {f->slot[1], "slot_write"},
         {t->execute + t->fixed_bytes, NULL},

@@ -75,10 +75,33 @@ static void units_call(struct translation *tr, unsigned units)
         emit_call_state(&tr->e, STATE(x87_ready));
 }
 
-void tr_units_load(struct translation *tr, unsigned units)
+/* A comparison, where the flags may go; out of line the call. */
+static void unit_check(struct translation *tr, unsigned unit, int32_t loaded)
 {
-    units_call(tr, units & ~(unsigned)tr->units);
+    struct cold *cold;
+
+    emit_cmp_state32_imm8(&tr->e, loaded, 0);
+    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_E), COLD_UNIT);
+    cold->units = (uint8_t)unit;
+    cold->back = tr->e.at;
+}
+
+void tr_units_load(struct translation *tr, unsigned i, unsigned units)
+{
+    unsigned absent = units & ~(unsigned)tr->units;
+    unsigned need = tr->flags_host && absent ? tr_flags_from(tr, i) : TR_FLAGS_DEAD;
+
     tr->units |= (uint8_t)units;
+    if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) {
+        units_call(tr, absent);
+        return;
+    }
+    if (need != TR_FLAGS_DEAD)
+        tr_flags_clobber(tr);
+    if (absent & UNIT_VECTOR)
+        unit_check(tr, UNIT_VECTOR, STATE(vector_loaded));
+    if (absent & UNIT_X87)
+        unit_check(tr, UNIT_X87, STATE(x87_loaded));
 }
 
 static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory)
@@ -287,6 +310,10 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         break;
     case COLD_FUEL:
         cold_fuel(tr, cold);
+        break;
+    case COLD_UNIT:
+        units_call(tr, cold->units);
+        emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
         break;
     default:
         tr_branch_cold(tr, cold);

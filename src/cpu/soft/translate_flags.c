@@ -107,10 +107,23 @@ static bool is_spoiling(const struct x86_insn *insn)
     }
 }
 
-/* Whether an operation may show the flags to somebody, by a fault, though it spoils none. */
-static bool is_showing(const struct x86_insn *insn)
+/* Vector and x87 operations between registers, where the block's mode says that these can't fault
+ * by themselves. */
+static bool is_free(const struct translation *tr, const struct x86_insn *insn)
 {
-    return insn->op != X86_OP_JCC && insn->op != X86_OP_JMP && x86_insn_may_fault(insn);
+    const unsigned both = SOFT_MODE_VECTORS | SOFT_MODE_X87;
+    struct x86_vector_insn v;
+
+    return (insn->op == X86_OP_VECTOR || insn->op == X86_OP_X87) && !insn->memory &&
+           (tr->block->mode & both) == both &&
+           x86_vector_describe(insn, tr->c->vm->cpuid->feature, &v);
+}
+
+/* Whether an operation may show the flags to somebody, by a fault, though it spoils none. */
+static bool is_showing(const struct translation *tr, const struct x86_insn *insn)
+{
+    return insn->op != X86_OP_JCC && insn->op != X86_OP_JMP && x86_insn_may_fault(insn) &&
+           !is_free(tr, insn);
 }
 
 /* -- what becomes of them -- */
@@ -122,7 +135,8 @@ struct prospect {
     bool done;
 };
 
-static void prospect_pass(struct prospect *p, const struct x86_insn *insn)
+static void prospect_pass(const struct translation *tr, struct prospect *p,
+                          const struct x86_insn *insn)
 {
     enum effect effect = effect_of(insn);
 
@@ -130,7 +144,7 @@ static void prospect_pass(struct prospect *p, const struct x86_insn *insn)
 
     if (is_spoiling(insn))
         p->need |= p->part ? in_host : TR_FLAGS_MEMORY;
-    else if (is_showing(insn) && (p->part || p->need == TR_FLAGS_DEAD))
+    else if (is_showing(tr, insn) && (p->part || p->need == TR_FLAGS_DEAD))
         p->need |= in_host;
     if (effect == EFFECT_READS)
         p->need |= in_host;
@@ -139,7 +153,7 @@ static void prospect_pass(struct prospect *p, const struct x86_insn *insn)
 }
 
 /* Code behind a direct jump, judged by its bytes. */
-static unsigned bytes_look(const uint8_t *bytes, size_t available)
+static unsigned bytes_look(const struct translation *tr, const uint8_t *bytes, size_t available)
 {
     struct prospect p = {0};
     struct x86_insn insn;
@@ -147,7 +161,7 @@ static unsigned bytes_look(const uint8_t *bytes, size_t available)
     for (unsigned i = 0; i < LOOK_AHEAD && !p.done; i++) {
         if (x86_decode(&insn, X86_CODE_64, bytes, available) != X86_DECODE_OK)
             break;
-        prospect_pass(&p, &insn);
+        prospect_pass(tr, &p, &insn);
         if (soft_op_ends_block(&insn))
             break;
         bytes += insn.length;
@@ -169,7 +183,7 @@ static unsigned target_look(const struct translation *tr, int32_t target)
     if (range.to > GUEST_PAGE_SIZE)
         range.to = GUEST_PAGE_SIZE;
     soft_code_rely(tr->c, tr->block, range); /* first: the bytes must not change unseen */
-    need = bytes_look(page + target, (size_t)(range.to - range.from));
+    need = bytes_look(tr, page + target, (size_t)(range.to - range.from));
     if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED))
         return TR_FLAGS_HOST;
     if (tr->c->counted) /* any block may be left before it: see tr_flags_entry() */
@@ -219,7 +233,7 @@ unsigned tr_flags_from(struct translation *tr, unsigned i)
     unsigned end;
 
     for (; i < tr->block->count && !p.done; i++)
-        prospect_pass(&p, &tr->block->ops[i].insn);
+        prospect_pass(tr, &p, &tr->block->ops[i].insn);
     if (p.done)
         return p.need;
     end = end_look(tr) | (p.part ? TR_FLAGS_HOST : 0);
@@ -314,7 +328,7 @@ static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
     while (++i < block->count) {
         const struct x86_insn *insn = &block->ops[i].insn;
 
-        if ((is_spoiling(insn) || is_showing(insn)) && (written & needed))
+        if ((is_spoiling(insn) || is_showing(tr, insn)) && (written & needed))
             return false;
         if (effect_of(insn) == EFFECT_WRITES)
             return true;

@@ -137,6 +137,7 @@ enum cold_kind {
     COLD_HASH, /* not in the TLB: as COLD_SLOT */
     COLD_RUN,  /* the same for a run of pushes or pops: else one by one */
     COLD_FUEL, /* see fuel_emit() */
+    COLD_UNIT, /* the state of a unit is not loaded */
     COLD_LINK,
     COLD_POLL,
     COLD_FRAMES,  /* too many on the return stack: begin it anew */
@@ -155,7 +156,7 @@ struct cold {
     int32_t target;         /* COLD_POLL */
     bool flags_in_memory;
     unsigned recipe;        /* for the flags: see tr_flags_cook() */
-    uint8_t units;          /* COLD_OP: load them before going on */
+    uint8_t units;          /* COLD_OP, COLD_UNIT: load them before going on */
     bool call;              /* COLD_GUARD, COLD_INDIRECT: not a jump */
     uint8_t *back;          /* where to go on: after the twin, or after a call */
     uint8_t *missed;        /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
@@ -230,8 +231,9 @@ struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind 
 /* Where the host's flags say so, the interpreted twin of the operation runs instead. */
 void tr_twin_if(struct translation *tr, unsigned op, enum emit_condition condition);
 uint32_t tr_site_new(struct translation *tr, unsigned op);
-/* The guest's state of these units into the host's, where it is not yet. Destroys R10. */
-void tr_units_load(struct translation *tr, unsigned units);
+/* Before operation i: the guest's state of these units into the host's, where it is not yet.
+ * Destroys R10, and flags that nobody wants in the host's. */
+void tr_units_load(struct translation *tr, unsigned i, unsigned units);
 
 /* Calls `leaf` for operation i: guest registers and flags are in soft_vcpu then, vectors stay in
  * the host's registers. Where it declines, the twin runs. Flags are in memory afterwards. */

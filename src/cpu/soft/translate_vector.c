@@ -38,7 +38,7 @@ bool tr_mxcsr(struct translation *tr, unsigned i)
     if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
         (op->insn.vex != X86_VEX_NONE && op->insn.vvvv != 0))
         return false;
-    tr_units_load(tr, UNIT_VECTOR);
+    tr_units_load(tr, i, UNIT_VECTOR);
     tr_flags_clobber(tr);
     if (!tr_address(tr, op))
         return false;
@@ -73,6 +73,6 @@ bool tr_vector(struct translation *tr, unsigned i)
     check.access = v.memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
     if ((units_of(&v) & UNIT_X87) && !(tr->block->mode & SOFT_MODE_X87))
         return false;
-    tr_units_load(tr, units_of(&v));
+    tr_units_load(tr, i, units_of(&v));
     return tr_native(tr, i, &v, &check);
 }

@@ -96,7 +96,7 @@ bool tr_x87(struct translation *tr, unsigned i)
         return true;
     if (!is_native(tr, &op->insn, &v))
         return false;
-    tr_units_load(tr, UNIT_X87);
+    tr_units_load(tr, i, UNIT_X87);
     if (is_fldcw(&op->insn))
         return fldcw_emit(tr, i);
     check.size = v.memory_bytes;
