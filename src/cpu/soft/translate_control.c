@@ -146,15 +146,29 @@ static bool flags_pass_in_memory(const struct translation *tr, unsigned need)
     return need && (!tr->flags_host || (!(need & TR_FLAGS_HOST) && elsewhere));
 }
 
+/* A comparison that ends its block because a page ends: the jump on its flags comes next. */
+static bool ends_in_comparison(const struct translation *tr)
+{
+    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
+    struct x86_flags f;
+
+    if (last->sets_rip || last->insn.op > X86_OP_SHRD)
+        return false;
+    tr_flags_of(&last->insn, NULL, &f);
+    return f.written == FLAGS_ALL;
+}
+
 void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
 {
     bool plain = tr_link_is_plain(tr, target);
     unsigned need = tr_flags_at(tr, target);
     bool in_memory = flags_pass_in_memory(tr, need);
-    bool flags_matter = need && !in_memory;
+    bool flags_matter = need && !in_memory, anywhere = false;
 
-    if (!plain && tr->flags_memory)
+    if (!plain && tr->flags_memory) {
+        anywhere = tr->flags_host && ends_in_comparison(tr);
         flags_matter = false;
+    }
     if (target <= tr_page_offset(tr, tr->block->ops[op].offset))
         poll_emit(tr, target, op, flags_matter);
     if (plain) {
@@ -163,10 +177,11 @@ void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
         cold->link = link_new(tr, cold->place, target);
         cold->link->flags_in_memory = in_memory;
     } else {
-        struct guard guard = cross_emit(tr, target, flags_matter);
+        struct guard guard = cross_emit(tr, target, flags_matter || anywhere);
         struct cold *cold = guard_link(tr, &guard, emit_jmp_rel32(&tr->e), target);
 
         cold->op = op;
+        cold->link->flags_anywhere = anywhere;
         cold->link->flags_in_memory = cold->flags_in_memory = !flags_matter;
     }
 }

@@ -32,6 +32,7 @@ struct soft_link {
     int32_t target;  /* offset from the page's beginning */
     bool indirect;   /* `target` has no meaning */
     bool flags_in_memory;
+    bool flags_anywhere; /* and in the host's, too */
 };
 
 enum site_reason {

@@ -153,10 +153,20 @@ static void link_remove(struct soft_link *link)
     link->previous = NULL;
 }
 
+/* Of the two entries the one that is the body itself: the other lies out of line. */
+static const uint8_t *body_of(const struct soft_block *block)
+{
+    const uint8_t *code = block->code, *code_flags = block->code_flags;
+
+    return code < code_flags ? code : code_flags;
+}
+
 static void link_patch(struct soft_translator *t, struct soft_link *link, struct soft_block *target)
 {
     const uint8_t *to = link->flags_in_memory ? target->code_flags : target->code;
 
+    if (link->flags_anywhere)
+        to = body_of(target);
     link_remove(link);
     emit_patch_rel32(link->place, to_write(t, to));
     link->next = target->incoming;
