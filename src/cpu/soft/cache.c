@@ -22,6 +22,7 @@
 #define HASH_ENTRIES    131072
 #define PAGE_ENTRIES    4096
 #define CROSSINGS       256
+#define HEAT_NEEDED     2 /* interpretations of a block on a page that has not changed */
 #define PAGES_SEEN_BITS 4096
 #define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
 
@@ -37,6 +38,7 @@ struct page_entry {
     struct soft_block *blocks;
     /* By piece: how many ranges that blocks depend on lie there. 255 stays for good. */
     uint8_t uses[SOFT_PAGE_PIECES];
+    bool changed; /* a store has dropped blocks: their successors may soon go, too */
 };
 
 /* An instruction that no page holds alone, kept with its bytes, which are compared at each use. */
@@ -195,6 +197,7 @@ bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to
             for (unsigned i = 0; i < block->ahead_count; i++)
                 uses_remove(entry, block->ahead[i], freed);
             block_drop(c, block);
+            entry->changed = true;
             soft_count(&c->counters.dropped);
             if (block->head && block->head->valid) {
                 struct soft_pieces elsewhere = {0}; /* they stay covered */
@@ -556,6 +559,8 @@ static void block_watch(struct soft_vcpu *c, struct soft_block *block)
         cache->pages[page_hash(page)] = entry;
     }
     uses_add(entry, block_range(block));
+    if (!entry->changed && c->vm->translate_after > HEAT_NEEDED)
+        block->heat = (uint8_t)(c->vm->translate_after - HEAT_NEEDED);
     block->page_next = entry->blocks;
     entry->blocks = block;
     block->valid = true;

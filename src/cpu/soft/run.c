@@ -31,7 +31,7 @@
 #define HWCAP2_FSGSBASE 2 /* the kernel lets user code write GS's base */
 #endif
 
-/* How often a block is interpreted before it is worth translating. */
+/* How often a block is interpreted before it is worth translating, where code changes. */
 #define HEAT_ENOUGH    6
 
 #define CODE_BYTES     ((size_t)128 << 20)
