@@ -30,6 +30,7 @@
 
 #include "cpu/soft/code_internal.h"
 #include "cpu/soft/paging.h"
+#include "cpu/soft/slots.h"
 #include "cpu/soft/tlb.h"
 
 #define NOTES_MAX 64
@@ -141,6 +142,7 @@ void soft_code_enter(struct soft_vcpu *c)
     _Atomic bool *running = &code->running[c->index];
     unsigned rounds = 0;
 
+    soft_apart_clear(c); /* another one may have become the page's writer meanwhile */
     atomic_store(running, true);
     if (!atomic_load(&code->exclusive))
         return;
@@ -283,18 +285,40 @@ bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length
            !page_is_covered(page, gpa, length);
 }
 
-unsigned soft_code_apart_bytes(const struct soft_vcpu *c, uint64_t gpa, unsigned most)
+/* The first covered piece from `piece` on, and the end of the last one before it. */
+static unsigned covered_next(const struct code_page *page, unsigned piece)
 {
-    unsigned bytes = 0;
+    for (unsigned i = piece / 64, skip = piece % 64; i < SOFT_PAGE_PIECES / 64; i++, skip = 0) {
+        uint64_t word = atomic_load_explicit(&page->covered[i], memory_order_relaxed);
 
-    while (bytes < most) {
-        unsigned step = SOFT_PIECE - (unsigned)(gpa + bytes) % SOFT_PIECE;
-
-        if (!soft_code_is_apart(c, gpa + bytes, 1))
-            break;
-        bytes += step;
+        word = word >> skip << skip;
+        if (word != 0)
+            return i * 64 + (unsigned)__builtin_ctzll(word);
     }
-    return bytes < most ? bytes : most;
+    return SOFT_PAGE_PIECES;
+}
+
+static unsigned covered_before(const struct code_page *page, unsigned piece)
+{
+    for (unsigned i = piece / 64 + 1, skip = 63 - piece % 64; i > 0; i--, skip = 0) {
+        uint64_t word = atomic_load_explicit(&page->covered[i - 1], memory_order_relaxed);
+
+        word = word << skip >> skip;
+        if (word != 0)
+            return i * 64 - (unsigned)__builtin_clzll(word);
+    }
+    return 0;
+}
+
+struct soft_range soft_code_apart_range(const struct soft_vcpu *c, uint64_t gpa)
+{
+    const struct code_page *page = page_of(c->vm, gpa);
+    unsigned piece = (unsigned)(gpa % GUEST_PAGE_SIZE) / SOFT_PIECE;
+
+    if (!soft_code_is_apart(c, gpa, 1))
+        return (struct soft_range){0, 0};
+    return (struct soft_range){(uint16_t)(covered_before(page, piece) * SOFT_PIECE),
+                               (uint16_t)(covered_next(page, piece) * SOFT_PIECE)};
 }
 
 /* Under the lock: from now on nobody stores to the page without it, but for this vCPU. */
@@ -507,6 +531,7 @@ void soft_code_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
     struct code_page *page = page_of(c->vm, gpa);
     struct soft_pieces pieces = pieces_of(gpa, bytes);
 
+    soft_apart_clear(c);
     for (unsigned i = 0; i < SOFT_PAGE_PIECES / 64; i++)
         atomic_fetch_or(&page->covered[i], pieces.word[i]);
 }

@@ -66,8 +66,8 @@ void soft_code_write_end(struct soft_vcpu *c);
 /* Whether this vCPU may store there without that: it alone may do so, and no block covers these
  * bytes. True until its next block boundary at most. Leaf code may ask. */
 bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length);
-/* How many of the `most` bytes from there on are so; in one page. */
-unsigned soft_code_apart_bytes(const struct soft_vcpu *c, uint64_t gpa, unsigned most);
+/* The bytes around `gpa`, of its page, where that is so; none: `to` is 0. */
+struct soft_range soft_code_apart_range(const struct soft_vcpu *c, uint64_t gpa);
 /* The same where the store itself needs no protection (accessed and dirty bits). */
 void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 

@@ -417,6 +417,17 @@ void soft_translate(struct soft_vcpu *c, const struct soft_walk_request *request
 
 /* -- stores to pages with code: what the TLB must not hold -- */
 
+/* The next stores around this one need not ask (slot_emit() in translate_fixed.c). */
+static void apart_set(struct soft_vcpu *c, uint64_t linear, uint64_t gpa)
+{
+    struct soft_range range = soft_code_apart_range(c, gpa);
+    uint64_t page = linear & ~UINT64_C(0xfff);
+
+    c->apart = (struct soft_apart){.from = page + range.from,
+                                   .base = page + range.to - GUEST_PAGE_SIZE,
+                                   .host = c->exit_value - linear};
+}
+
 /* Whether the store may go straight to c->exit_value. */
 static bool code_write_find(struct soft_vcpu *c, uint64_t linear, unsigned size)
 {
@@ -429,14 +440,19 @@ static bool code_write_find(struct soft_vcpu *c, uint64_t linear, unsigned size)
         return false;
     soft_count(&c->counters.leaf_stores_apart);
     c->exit_value = (uint64_t)(uintptr_t)(writes->host[i] + offset);
+    apart_set(c, linear, writes->gpa[i] + offset);
     return true;
 }
 
 unsigned soft_leaf_apart(const struct soft_vcpu *c, uint64_t linear, unsigned most)
 {
     uint64_t page = c->code_writes.gpa[(linear >> 12) % SOFT_CODE_WRITES];
+    unsigned offset = (unsigned)linear % GUEST_PAGE_SIZE;
+    struct soft_range range = soft_code_apart_range(c, page + offset);
 
-    return soft_code_apart_bytes(c, page + linear % GUEST_PAGE_SIZE, most);
+    if (range.to == 0)
+        return 0;
+    return most < range.to - offset ? most : range.to - offset;
 }
 
 static void code_write_set(struct soft_vcpu *c, uint64_t linear, const struct soft_target *target)

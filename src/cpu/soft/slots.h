@@ -35,8 +35,16 @@ static inline void soft_slots_clear_of(struct soft_vcpu *c, unsigned user)
         tag[i] = c->slot_empty;
 }
 
+/* No store fits: it lies before it, or is the last byte of all, which is too far behind. */
+static inline void soft_apart_clear(struct soft_vcpu *c)
+{
+    c->apart.from = UINT64_MAX;
+    c->apart.base = 0;
+}
+
 static inline void soft_slots_clear(struct soft_vcpu *c)
 {
+    soft_apart_clear(c);
     soft_slots_clear_of(c, 0);
     soft_slots_clear_of(c, 1);
     for (unsigned i = 0; i < SOFT_CODE_WRITES; i++)
@@ -59,6 +67,7 @@ static inline void soft_privilege_apply(struct soft_vcpu *c)
 
     if (now == c->tlb_now)
         return;
+    soft_apart_clear(c);
     if (c->privilege == SOFT_CHECKED)
         soft_slots_clear(c);
     else if (c->tlb_now == c->tlb[SOFT_KERNEL])

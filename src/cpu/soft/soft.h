@@ -128,6 +128,13 @@ struct soft_code_writes {
     uint8_t privilege[SOFT_CODE_WRITES];
 };
 
+/* Where the last of these stores went: bytes of a page with code that belong to no block and that
+ * this vCPU alone stores to (code.h). The first, 4096 before the end, and what makes of an address
+ * the host's. */
+struct soft_apart {
+    uint64_t from, base, host;
+};
+
 /* Where translated code lies, by the low 16 bits of `key`. */
 struct soft_lookup {
     uint64_t key; /* rip + salt, or + salt_global */
@@ -239,6 +246,7 @@ struct soft_vcpu {
     uint64_t slot_filled, slot_fills; /* the slot filled last; how many since SOFT_KERNEL began */
     uint32_t slot_what;               /* offset in it, and what soft_leaf_fill() is told */
     struct soft_code_writes code_writes;
+    struct soft_apart apart;
     uint64_t code_page; /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
     uint64_t recorded[2];   /* operands of the operation that made the flags, and where it is, */

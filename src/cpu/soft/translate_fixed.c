@@ -434,6 +434,24 @@ static void pop_gs_r11(struct emit *e, int32_t displacement)
     raw(e, &displacement, 4);
 }
 
+/* A store near the last one beside code: returns with its host address as slot_emit() does. */
+static void apart_emit(struct soft_vcpu *c, struct emit *e)
+{
+    uint8_t *before, *behind;
+
+    emit_mov_reg_reg(e, HOST_R11, HOST_R10);
+    emit_alu_reg_state(e, EMIT_SUB, HOST_R11, STATE(apart.base));
+    emit_alu_reg_state(e, EMIT_CMP, HOST_R11, STATE(slot_limit));
+    behind = emit_jcc_rel32(e, EMIT_IF_A);
+    emit_alu_reg_state(e, EMIT_CMP, HOST_R10, STATE(apart.from));
+    before = emit_jcc_rel32(e, EMIT_IF_B);
+    tr_measure(c, e, STATE(counters.leaf_stores_apart));
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R10, STATE(apart.host));
+    emit_ret(e);
+    emit_patch_rel32(behind, e->at);
+    emit_patch_rel32(before, e->at);
+}
+
 /*
  * An access whose page is not in its slot. R10 is its linear address ^ the slot's tag, R11 the
  * displacement of the tag from GS. Looks into the TLB, which is filled first if need be, and makes
@@ -446,6 +464,8 @@ static void slot_emit(struct soft_vcpu *c, struct emit *e, enum soft_access acce
 
     RAW(e, 0x65, 0x4d, 0x33, 0x13); /* XOR R10, [GS:R11]: linear */
     emit_mov_state_reg(e, STATE(saved_slot), HOST_R11);
+    if (access == SOFT_WRITE)
+        apart_emit(c, e);
     tr_measure(c, e, STATE(counters.slot_misses));
     again = e->at;
     emit_mov_reg_reg32(e, HOST_R11, HOST_R10);

@@ -229,8 +229,31 @@ bool soft_leaf_pace(struct soft_vcpu *c, struct soft_pace *pace)
     return true;
 }
 
+/* A store in a loop may be one beside code each time: what slot_emit() does, without the way there.
+ * R10 stays where it is not. */
+static void apart_emit(struct translation *tr, const struct cold *cold)
+{
+    struct emit *e = &tr->e;
+    uint8_t *before, *behind;
+
+    emit_alu_reg_state(e, EMIT_XOR, HOST_R10, cold->slot);
+    emit_mov_reg_reg(e, HOST_R11, HOST_R10);
+    emit_alu_reg_state(e, EMIT_SUB, HOST_R11, STATE(apart.base));
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R11, (int32_t)(GUEST_PAGE_SIZE - cold->size));
+    behind = emit_jcc_rel32(e, EMIT_IF_A);
+    emit_alu_reg_state(e, EMIT_CMP, HOST_R10, STATE(apart.from));
+    before = emit_jcc_rel32(e, EMIT_IF_B);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R10, STATE(apart.host));
+    emit_patch_rel32(emit_jmp_rel32(e), cold->hit);
+    emit_patch_rel32(behind, e->at);
+    emit_patch_rel32(before, e->at);
+    emit_alu_reg_state(e, EMIT_XOR, HOST_R10, cold->slot);
+}
+
 void tr_check_cold(struct translation *tr, const struct cold *cold)
 {
+    if (cold->kind == COLD_SLOT && cold->access == SOFT_WRITE && tr->loop)
+        apart_emit(tr, cold);
     if (cold->kind == COLD_HASH)
         hash_missed(tr, cold);
     else if (cold->pace)
