@@ -862,6 +862,7 @@ static void test_implicit(void)
         u16 limit;
         u64 base;
     } old, moved;
+    static const u8 code_beside[] = {0xb8, 5, 0, 0, 0, 0xcd, 0x81}; /* MOV EAX, 5; STOP */
     part("implicit supervisor accesses");
     tables_reset();
     memory_copy(frames[0], gdt, GDT_SLOTS * 8);
@@ -890,6 +891,14 @@ static void test_implicit(void)
     world_long(&c);
     CHECK_STOP("writable", &c);
     CHECK("the accessed bit is set", table[SEL_FREE / 8] >> 40 & 1, 1);
+    table[SEL_FREE / 8] = segment(0, 0xfffff, 0xc0f2);
+    memory_copy(frames[0] + 3000, code_beside, sizeof(code_beside));
+    CHECK("code in the table's page", run_kernel(frames[0] + 3000).rax, 5);
+    c = context_user(p_load_ds);
+    c.rax = SEL_FREE | 3;
+    world_long(&c);
+    CHECK_STOP("writable, beside code", &c);
+    CHECK("the accessed bit is set there, too", table[SEL_FREE / 8] >> 40 & 1, 1);
     test_pt[0] = 0;
     invlpg(VA(0));
     __asm__ volatile("lgdt %0" : : "m"(old));

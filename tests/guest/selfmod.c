@@ -289,6 +289,133 @@ static void test_many(void)
     CHECK("sum", sum, expected);
 }
 
+/*
+ * A function of which a byte changes between few values, again and again: RBX is the function, RSI
+ * the byte, which becomes (round & R13) | R14 in each of 200 rounds. EDX is the sum of what 8 calls
+ * in each gave, made with R12 from 8 down to 1; the second one serializes before them.
+ */
+CODE64(f_toggle,
+       "mov $200, %ebp\n xor %edx, %edx\n 1: mov %ebp, %eax\n and %r13d, %eax\n or %r14d, "
+       "%eax\n mov %al, (%rsi)\n mov $8, %r12d\n 2: call *%rbx\n add %eax, %edx\n dec "
+       "%r12d\n jnz 2b\n dec %ebp\n jnz 1b" STOP);
+CODE64(
+    f_toggle_serial,
+    "mov $200, %ebp\n xor %edi, %edi\n mov %rbx, %r15\n 1: mov %ebp, %eax\n and %r13d, %eax\n or "
+    "%r14d, %eax\n mov %al, (%rsi)\n xor %eax, %eax\n cpuid\n mov $8, %r12d\n 2: call *%r15\n add "
+    "%eax, %edi\n dec %r12d\n jnz 2b\n dec %ebp\n jnz 1b\n mov %edi, %edx" STOP);
+CODE64(f_branch,
+       "cmp $5, %r12d\n je 1f\n mov $1, %eax\n ret\n 1: mov $2, %eax\n ret\n nop\n nop\n mov "
+       "$3, %eax\n ret");                                                /* 8 bytes on */
+CODE64(f_long, "mov $1, %eax\n .fill 30, 1, 0x90\n add $2, %eax\n ret"); /* 2 is at 37 */
+CODE64(f_jump_only, ".byte 0xe9, 0x3b, 0, 0, 0"); /* to 0x40 behind its beginning */
+CODE64(f_jump_ahead,
+       "cmp $5, %r12d\n jmp 1f\n nop\n 1: mov $1, %ecx\n setb %al\n test %ecx, %ecx\n "
+       "movzx %al, %eax\n ret"); /* SETB is at 12 */
+
+static u64 toggle(const u8 *function, u8 *byte, u64 mask, u64 value)
+{
+    struct context c = context_kernel(code + (byte < code || byte >= code + 4096 ? 0x80 : 0));
+    c.rbx = ADDRESS(function);
+    c.rsi = ADDRESS(byte);
+    c.r13 = mask;
+    c.r14 = value;
+    world_long(&c);
+    CHECK_STOP("rounds", &c);
+    return c.rdx;
+}
+
+static void test_back(void)
+{
+    u8 *at = code + 0x200, *alias = (u8 *)TEST_REGION + 0x200;
+    part("changed and changed back");
+    map(0, ADDRESS(code));
+    PUT(0, f_toggle);
+    PUT(0x80, f_toggle_serial);
+    PUT(0x200, f_value);
+    CHECK("an immediate", toggle(at, at + 1, 3, 0), 8 * 50 * (0 + 1 + 2 + 3));
+    CHECK("by an alias", toggle(at, alias + 1, 3, 0), 8 * 50 * (0 + 1 + 2 + 3));
+    CHECK("run at the alias", toggle(alias, at + 1, 7, 0),
+          8 * 25 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7));
+    CHECK("32 values", toggle(at, at + 1, 31, 64), 8 * 200 * 64 + 8 * (6 * 496 + 36));
+    CHECK("always the same", toggle(at, at + 1, 0, 17), 8 * 200 * 17);
+    PUT(0x200, f_branch);
+    CHECK("a condition", toggle(at, at + 4, 1, 0x74), 100 * (7 + 2) + 100 * (7 * 2 + 1));
+    PUT(0x200, f_branch);
+    CHECK("a distance", toggle(at, at + 5, 8, 6), 200 * 7 + 97 * 3 + 103 * 2);
+    PUT(0x200, f_long);
+    CHECK("the second half", toggle(at, at + 37, 3, 0), 8 * 50 * (1 + 2 + 3 + 4));
+    CHECK("the first half", toggle(at, at + 1, 3, 0), 8 * 50 * (1 + 2 + 3 + 4));
+    PUT(0x200, f_jump_only);
+    PUT(0x240, f_value);
+    PUT(0x280, f_value);
+    code[0x281] = 0x44;
+    CHECK("a jump alone", toggle(at, at + 1, 64, 0x3b), 8 * (127 * 0x11 + 73 * 0x44));
+    CHECK("and its target", toggle(at, code + 0x241, 3, 0), 8 * 50 * (0 + 1 + 2 + 3));
+    PUT(0x200, f_jump_ahead); /* SETB and SETAE */
+    CHECK("what reads the flags", toggle(at, at + 13, 1, 0x92), 100 * 4 + 100 * 4);
+    CHECK("what reads others", toggle(at, at + 13, 6, 0x90), 50 * (0 + 4 + 1 + 5));
+}
+
+/* RCX bytes of AL from RDI on, upwards; then downwards. */
+CODE64(f_fill, "1: mov %al, (%rdi)\n inc %rdi\n dec %ecx\n jnz 1b" STOP);
+CODE64(f_fill_down, "1: mov %rax, -8(%rdi,%rcx)\n sub $3, %ecx\n ja 1b" STOP);
+
+static void fill(const u8 *by, u8 *from, u64 bytes, u8 value)
+{
+    struct context c = context_kernel(by);
+    c.rax = 0x0101010101010101 * value;
+    c.rcx = bytes;
+    c.rdi = ADDRESS(from);
+    world_long(&c);
+    CHECK_STOP("filled", &c);
+}
+
+/* Stores walk over data and functions between it, from the same page and from another. */
+static void test_walk(void)
+{
+    static const u8 nops[] = {0xb8, 5, 0, 0, 0, 0xcd, 0x81};
+    part("stores that walk over code");
+    for (u64 round = 0; round < 12; round++) {
+        u64 loop = round & 1 ? 0 : 4096, down = round & 2;
+        PUT(loop, f_fill);
+        PUT(loop + 32, f_fill_down);
+        for (u64 at = 512; at < 3000; at += 320)
+            memory_copy(code + at, nops, sizeof(nops));
+        for (u64 i = 0; i < 20; i++)
+            for (u64 at = 512; at < 3000; at += 320)
+                CHECK("a function", run_at(at).rax, 5);
+        memory_copy(code + 3100, nops, sizeof(nops));
+        CHECK("behind them", run_at(3100).rax, 5);
+        fill(code + loop + (down ? 32 : 0), code + 400, 2700, 0x90);
+        for (u64 at = 400; at < 3100; at += 100)
+            CHECK("nothing but NOPs", run_at(at).rax, 5);
+        CHECK("the last one", code[3099], 0x90);
+    }
+}
+
+/* A page that holds code, then data, then code, as often as it takes to call it both. */
+static void test_both(void)
+{
+    u64 wrong = 0;
+    part("a page of code and of data in turn");
+    PUT(4096, f_fill);
+    for (u64 round = 0; round < 40; round++) {
+        u64 at = round * 80;
+        fill(code + 4096, code, 4096, (u8)round);
+        for (u64 i = 0; i < 4096; i++)
+            wrong += code[i] != (u8)round;
+        for (u64 i = 0; i < 300; i++)
+            ((volatile u64 *)code)[i * 37 % 512] = i;
+        PUT(at, f_value);
+        code[at + 1] = (u8)(round + 1);
+        code[at + 5] = 0xcd;
+        code[at + 6] = 0x81;
+        for (u64 i = 0; i < 10; i++)
+            CHECK("code", run_at(at).rax, round + 1);
+    }
+    CHECK("data", wrong, 0);
+}
+
 /* Data beside running code must not confuse it, whatever the distance. */
 CODE64(f_counter, "mov $1000, %ecx\n 1: incl (%rsi)\n dec %ecx\n jnz 1b" STOP);
 
@@ -327,6 +454,9 @@ void guest_main(void)
     test_alias();
     test_jump_remapped();
     test_many();
+    test_back();
+    test_walk();
+    test_both();
     test_neighbour();
     test_legacy();
 }

@@ -604,6 +604,61 @@ static void test_make(void)
     CHECK("rounds", make_run, MAKES);
 }
 
+/* The same function comes back, while data is stored all around it, by either of them. */
+#define BACKS 2000u
+static u8 back_page[4096] __attribute__((aligned(4096)));
+static volatile u32 back_number, back_run, back_wrong;
+
+static u32 back_call(void)
+{
+    return ((u32(*)(void))(u64)ADDRESS(back_page + 2048))();
+}
+
+static void back_theirs(void)
+{
+    for (u32 i = 1; i <= BACKS; i++) {
+        while (back_number < i)
+            pause();
+        cpuid(0, 0);
+        for (u32 call = 0; call < 5; call++)
+            back_wrong += back_call() != i / 3 % 4;
+        if (i % 5 == 0) {
+            for (u32 data = 3000; data < 3400; data += 4)
+                *(volatile u32 *)(back_page + data) = i;
+        }
+        back_run = i;
+    }
+}
+
+static void back_ours(void)
+{
+    back_page[2048] = 0xb8; /* MOV EAX, imm32; RET */
+    back_page[2053] = 0xc3;
+    for (u32 i = 1; i <= BACKS; i++) {
+        for (u32 data = 1024; data < 2048; data += 64)
+            *(volatile u32 *)(back_page + data) = i;
+        *(volatile u32 *)(back_page + 2049) = i / 3 % 4;
+        for (u32 data = 2064; data < 3000; data += 64)
+            *(volatile u32 *)(back_page + data) = i;
+        __asm__ volatile("" : : : "memory");
+        back_number = i;
+        WAIT(back_run == i);
+        if (i % 7 == 0)
+            back_wrong += back_call() != i / 3 % 4;
+        for (u32 data = 1024; data < 2048; data += 64)
+            back_wrong += *(volatile u32 *)(back_page + data) != i;
+        back_wrong += i >= 5 && *(volatile u32 *)(back_page + 3396) != i / 5 * 5;
+    }
+}
+
+static void test_back(void)
+{
+    part("code that comes back");
+    run_both(back_theirs, back_ours);
+    CHECK("stale code or data", back_wrong, 0);
+    CHECK("rounds", back_run, BACKS);
+}
+
 void guest_main(void)
 {
     if (!start_other()) {
@@ -620,4 +675,5 @@ void guest_main(void)
     test_dirty();
     test_patch();
     test_make();
+    test_back();
 }

@@ -4,8 +4,12 @@
  * Each vCPU has a cache of its own, so that finding and running a block takes no lock. A block is
  * known by the host address of its first byte (that is: by guest-physical address) and by the mode
  * bits that decoding depends on; a small direct-mapped table from linear addresses stands before.
- * What drops blocks when their bytes change: code.c.
- * Threads: a vCPU's own.
+ *
+ * A dropped block is kept for a while with the bytes that it was made of, its own and those that
+ * its translation looked at elsewhere. Where they are found again when code is to be decoded there,
+ * it comes back: its page is marked and its pieces are covered first, and then the bytes are
+ * compared, so that it is as right as a new one. Its links still lead to blocks that are valid, or
+ * to C. What drops blocks when their bytes change: code.c. Threads: a vCPU's own.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,7 +28,12 @@
 #define CROSSINGS       256
 #define HEAT_NEEDED     2 /* interpretations of a block on a page that has not changed */
 #define PAGES_SEEN_BITS 4096
-#define BLOCK_BYTES_MAX (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * sizeof(struct soft_op))
+#define KEPT_ENTRIES    4096
+#define KEPT_EACH       12
+#define REACH_FIRST     64 /* bytes */
+#define HEAT_LESS       2
+#define BLOCK_BYTES_MAX                                                                            \
+    (sizeof(struct soft_block) + SOFT_BLOCK_OPS_MAX * (sizeof(struct soft_op) + X86_INSN_BYTES_MAX))
 
 struct jump_entry {
     uint64_t rip;
@@ -36,6 +45,7 @@ struct page_entry {
     const uint8_t *page;
     struct page_entry *next;
     struct soft_block *blocks;
+    uint16_t reach, overwritten; /* see soft_cache_reach() */
     /* By piece: how many ranges that blocks depend on lie there. 255 stays for good. */
     uint8_t uses[SOFT_PAGE_PIECES];
     bool changed; /* a store has dropped blocks: their successors may soon go, too */
@@ -77,6 +87,9 @@ struct soft_cache {
     uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
     uint32_t cs_limit;
     struct soft_block *hash[HASH_ENTRIES];
+    /* Dropped blocks, the latest first in each chain of hash_next, KEPT_EACH at most. Where their
+     * bytes are what they were, they come back as they are, translations and all. */
+    struct soft_block *kept[KEPT_ENTRIES];
     struct page_entry *pages[PAGE_ENTRIES];
     uint8_t *arena; /* of soft_vm.code_bytes */
     uint64_t arena_used;
@@ -96,6 +109,23 @@ static unsigned block_hash(const uint8_t *host, uint8_t mode)
            HASH_ENTRIES;
 }
 
+static struct soft_block **kept_chain(const struct soft_vcpu *c, const uint8_t *host, uint8_t mode)
+{
+    return &c->cache->kept[block_hash(host, mode) % KEPT_ENTRIES];
+}
+
+static void block_put_by(struct soft_vcpu *c, struct soft_block *block)
+{
+    struct soft_block **chain = kept_chain(c, block->host, block->mode), *last = block;
+
+    block->hash_next = *chain;
+    *chain = block;
+    for (unsigned i = 1; i < KEPT_EACH && last; i++)
+        last = last->hash_next;
+    if (last)
+        last->hash_next = NULL;
+}
+
 static void block_drop(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_block **link = &c->cache->hash[block_hash(block->host, block->mode)];
@@ -107,6 +137,8 @@ static void block_drop(struct soft_vcpu *c, struct soft_block *block)
     block->valid = false;
     soft_trace(c, TRACE_INVALIDATE, block->bytes, block->gpa);
     soft_translation_drop(c, block);
+    if (!block->second && !block->head)
+        block_put_by(c, block);
     /* The running block goes on to the end of the running instruction only. */
     if (c->op >= block->ops && c->op < block->ops + block->count)
         c->op_end = c->op + 1;
@@ -167,13 +199,47 @@ static bool uses_any(const struct page_entry *entry, const uint8_t *from, const 
     return false;
 }
 
-void soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range)
+uint8_t *soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range)
 {
+    struct soft_cache *cache = c->cache;
     struct page_entry *entry =
         page_find(c, (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff));
+    uint8_t *bytes = cache->arena + cache->arena_used;
 
+    if (!soft_cache_has_room(c, BLOCK_BYTES_MAX))
+        return NULL;
+    cache->arena_used += ((uint64_t)(range.to - range.from) + 15) & ~UINT64_C(15);
+    block->ahead_bytes[block->ahead_count] = bytes;
     block->ahead[block->ahead_count++] = range;
     uses_add(entry, range);
+    return bytes;
+}
+
+/*
+ * The first drop takes only what is stored to, each further one that follows close behind the last
+ * twice as much beyond that: whoever overwrites a function stops here a few times instead of at
+ * each block. What was dropped for nothing comes back at little cost.
+ */
+const uint8_t *soft_cache_reach(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)from & ~(uintptr_t)0xfff);
+    struct page_entry *entry = page_find(c, page);
+    const uint8_t *end = to;
+
+    if (!entry || !uses_any(entry, from, to))
+        return to;
+    if (from >= page + entry->overwritten && from <= page + entry->overwritten + REACH_FIRST)
+        entry->reach = entry->reach < REACH_FIRST ? REACH_FIRST : (uint16_t)(entry->reach * 2);
+    else
+        entry->reach = 0;
+    if (entry->reach > GUEST_PAGE_SIZE)
+        entry->reach = GUEST_PAGE_SIZE;
+    if (end < from + entry->reach)
+        end = from + entry->reach;
+    if (end > page + GUEST_PAGE_SIZE)
+        end = page + GUEST_PAGE_SIZE;
+    entry->overwritten = (uint16_t)(end - page);
+    return end;
 }
 
 bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
@@ -219,6 +285,7 @@ void soft_cache_clear(struct soft_vcpu *c)
     soft_count(&c->counters.cache_clears);
     soft_trace(c, TRACE_CLEAR, 0, 0);
     memset(cache->hash, 0, sizeof cache->hash);
+    memset(cache->kept, 0, sizeof cache->kept);
     memset(cache->pages, 0, sizeof cache->pages);
     cache->arena_used = 0;
     (void)madvise(cache->arena, c->vm->code_bytes, MADV_REMOVE);
@@ -533,14 +600,17 @@ static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
     return block;
 }
 
-static struct soft_block *block_alloc(struct soft_vcpu *c)
+/* For two blocks, each of which may have a page_entry behind it. */
+static void cache_room(struct soft_vcpu *c)
 {
-    struct soft_cache *cache = c->cache;
-
-    /* block_keep() may put a page_entry behind the block. */
-    if (!soft_cache_has_room(c, BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32))
+    if (!soft_cache_has_room(c, 2 * (BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32)))
         soft_cache_clear(c);
-    return (struct soft_block *)(void *)(cache->arena + cache->arena_used);
+}
+
+/* A place for one, after cache_room(). */
+static struct soft_block *block_alloc(const struct soft_vcpu *c)
+{
+    return (struct soft_block *)(void *)(c->cache->arena + c->cache->arena_used);
 }
 
 /* On its page's list, so that a change of its bytes drops it. */
@@ -549,16 +619,17 @@ static void block_watch(struct soft_vcpu *c, struct soft_block *block)
     struct soft_cache *cache = c->cache;
     const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
     struct page_entry *entry = page_find(c, page);
-    uint64_t bytes = sizeof *block + block->count * sizeof *block->ops;
 
-    cache->arena_used += (bytes + 15) & ~UINT64_C(15);
     if (!entry) {
         entry = (struct page_entry *)(void *)(cache->arena + cache->arena_used);
         cache->arena_used += (sizeof *entry + 15) & ~UINT64_C(15);
         *entry = (struct page_entry){.page = page, .next = cache->pages[page_hash(page)]};
         cache->pages[page_hash(page)] = entry;
     }
+    entry->overwritten = GUEST_PAGE_SIZE;
     uses_add(entry, block_range(block));
+    for (unsigned i = 0; i < block->ahead_count; i++)
+        uses_add(entry, block->ahead[i]);
     if (!entry->changed && c->vm->translate_after > HEAT_NEEDED)
         block->heat = (uint8_t)(c->vm->translate_after - HEAT_NEEDED);
     block->page_next = entry->blocks;
@@ -566,13 +637,27 @@ static void block_watch(struct soft_vcpu *c, struct soft_block *block)
     block->valid = true;
 }
 
-static void block_keep(struct soft_vcpu *c, struct soft_block *block)
+static void block_enter(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_block **bucket = &c->cache->hash[block_hash(block->host, block->mode)];
 
     block_watch(c, block);
     block->hash_next = *bucket;
     *bucket = block;
+}
+
+/* The room that the block took becomes its own; its bytes lie behind its operations. */
+static void block_settle(struct soft_vcpu *c, const struct soft_block *block)
+{
+    uint64_t bytes = sizeof *block + block->count * sizeof *block->ops + block->bytes;
+
+    c->cache->arena_used += (bytes + 15) & ~UINT64_C(15);
+}
+
+static void block_keep(struct soft_vcpu *c, struct soft_block *block)
+{
+    block_settle(c, block);
+    block_enter(c, block);
     soft_count(&c->counters.decoded);
     soft_count_add(&c->counters.decoded_bytes, block->bytes);
 }
@@ -624,8 +709,76 @@ static struct soft_block *crossing_build(struct soft_vcpu *c, const uint8_t *hos
                                .mode = block->mode,
                                .bytes = (uint16_t)(block->ops[0].next - first),
                                .head = block};
+    block_settle(c, end);
     block_watch(c, end);
     soft_code_unlock(c);
+    return block;
+}
+
+static bool block_is_same(const struct soft_block *block)
+{
+    const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
+
+    if (memcmp(block->host, soft_block_bytes(block), block->bytes) != 0)
+        return false;
+    for (unsigned i = 0; i < block->ahead_count; i++) {
+        const struct soft_range *range = &block->ahead[i];
+
+        if (memcmp(page + range->from, block->ahead_bytes[i], (size_t)(range->to - range->from)))
+            return false;
+    }
+    return true;
+}
+
+/* Under the lock, on a marked page: a dropped block of the same bytes comes back. NULL: there is
+ * none; `heat` is what one of other bytes had. */
+static struct soft_block *block_revive(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa,
+                                       uint8_t *heat)
+{
+    uint8_t mode = soft_code_mode(c);
+    struct soft_block **link = kept_chain(c, host, mode), *block;
+
+    *heat = 0;
+    for (; *link; link = &(*link)->hash_next) {
+        block = *link;
+        if (block->host != host || block->mode != mode)
+            continue;
+        *heat = block->heat;
+        if (block_is_same(block))
+            break;
+    }
+    if (!*link)
+        return NULL;
+    *link = block->hash_next;
+    block->gpa = gpa;
+    soft_code_cover(c, gpa, block->bytes);
+    for (unsigned i = 0; i < block->ahead_count; i++)
+        soft_code_cover(c, (gpa & ~UINT64_C(0xfff)) + block->ahead[i].from,
+                        (unsigned)(block->ahead[i].to - block->ahead[i].from));
+    block_enter(c, block);
+    soft_translation_revive(c, block);
+    soft_count(&c->counters.revived);
+    return block;
+}
+
+/* Under the lock, on a marked page. NULL: the first instruction is not complete. Operations and
+ * bytes come from one look at what devices may be changing. */
+static struct soft_block *block_decode(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa,
+                                       struct soft_window *window)
+{
+    struct soft_block *block = block_alloc(c);
+    uint8_t bytes[SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX];
+
+    memcpy(bytes, host, window->available);
+    window->bytes = bytes;
+    if (soft_block_decode(c, window, block) != X86_DECODE_OK)
+        return NULL;
+    block->host = host;
+    block->gpa = gpa;
+    block->mode = soft_code_mode(c);
+    memcpy(soft_block_bytes(block), bytes, block->bytes);
+    soft_code_cover(c, gpa, block->bytes);
+    block_keep(c, block);
     return block;
 }
 
@@ -633,11 +786,10 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
 {
     uint64_t linear = code_linear(c);
     uint64_t limit = code_limit(c);
-    struct soft_window window = {.bytes = host,
-                                 .most = SOFT_BLOCK_OPS_MAX,
+    struct soft_window window = {.most = SOFT_BLOCK_OPS_MAX,
                                  .available = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff))};
     struct soft_block *block;
-    enum x86_decode_result result;
+    uint8_t heat;
 
     if (limit < window.available)
         window.available = (unsigned)limit;
@@ -645,21 +797,21 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
         window.available = SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX;
     if (window.available == 0)
         return block_uncached(c, linear);
-    block = block_alloc(c);
+    cache_room(c);
     soft_code_lock(c);
     soft_activity_set(&c->counters, SOFT_IN_DECODE);
     soft_code_mark(c, gpa);
-    result = soft_block_decode(c, &window, block);
-    block->host = host;
-    block->gpa = gpa;
-    block->mode = soft_code_mode(c);
-    if (result == X86_DECODE_OK) {
-        soft_code_cover(c, gpa, block->bytes);
-        block_keep(c, block);
+    block = block_revive(c, host, gpa, &heat);
+    if (!block) {
+        block = block_decode(c, host, gpa, &window);
+        /* What was worth translating is so again, unless it changes before it runs twice (and a run
+         * may count twice: on the way out of translated code, too). */
+        if (block && heat > HEAT_LESS)
+            block->heat = (uint8_t)(heat - HEAT_LESS);
     }
     soft_code_unlock(c);
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
-    if (result == X86_DECODE_OK)
+    if (block)
         return block;
     return c->code_size == X86_CODE_64 ? crossing_build(c, host, gpa) : block_uncached(c, linear);
 }

@@ -13,7 +13,12 @@
  * Where code and data share a page, or code is being made beside running code, most stores hit no
  * block. Each page has one vCPU, its writer, that makes those without the lock. Nobody else may
  * cover a piece meanwhile: another vCPU that is about to decode there first ends that, and waits
- * until the writer has passed a block boundary.
+ * until the writer has passed a block boundary. Between two of its own boundaries the writer may so
+ * keep what it was told: soft_vcpu.apart, which is empty whenever it begins to run, and again once
+ * it covers a piece itself.
+ *
+ * A page without blocks is no code any more, and has write entries again, unless that happens again
+ * and again: then it stays marked, and its writer has all of it, until the stores there are many.
  *
  * Locks: soft_code.lock is a leaf but for the memory behind it. A vCPU that waits for it counts as
  * not running, so that the holder may wait for the others. It may be in the middle of an
@@ -38,6 +43,10 @@
 /* After how many stores by others a page's writer is exchanged, and how often at most. */
 #define OTHERS_MAX 16
 #define TURNS_MAX  8
+/* How often a page that holds no code any more is let go at once; and how many looks for where to
+ * store there (each may serve many stores) it takes later. */
+#define MARKS_MAX 4
+#define IDLE_MAX  100
 
 struct code_page {
     uint64_t vcpus;                                  /* bit n: vCPU n holds blocks of this page */
@@ -46,6 +55,9 @@ struct code_page {
     _Atomic uint8_t writer;
     uint8_t others; /* stores by others since then */
     uint8_t turns;  /* how often that had to end */
+    bool marked;    /* it has no write entries in TLBs */
+    uint8_t marks;  /* how often it became so */
+    uint8_t idle;   /* looks since its last block went, by the writer */
 };
 
 /* What a vCPU must drop: bytes [from, to) of a page. */
@@ -281,7 +293,7 @@ bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length
 {
     const struct code_page *page = page_of(c->vm, gpa);
 
-    return page && atomic_load(&page->writer) == c->index + 1 &&
+    return page && atomic_load(&page->writer) == c->index + 1 && page->idle < IDLE_MAX &&
            !page_is_covered(page, gpa, length);
 }
 
@@ -346,7 +358,7 @@ static void writer_choose(struct soft_vcpu *c, struct code_page *page)
 {
     unsigned writer = atomic_load(&page->writer);
 
-    if (page->vcpus == 0 || page->turns == TURNS_MAX || writer == c->index + 1)
+    if (!page->marked || page->turns == TURNS_MAX || writer == c->index + 1)
         return;
     if (writer != 0) {
         if (++page->others < OTHERS_MAX)
@@ -358,6 +370,36 @@ static void writer_choose(struct soft_vcpu *c, struct code_page *page)
         atomic_store(&page->writer, (uint8_t)(c->index + 1));
 }
 
+/* Under the lock: nobody holds blocks of the page, and all may store there. */
+static void page_unmark(struct soft_vm *vm, struct code_page *page, uint64_t gpa)
+{
+    memset(page, 0, sizeof *page);
+    mem_code_clear(vm->mem, gpa);
+}
+
+/* Under the lock: the last block of the page is gone. Marking a page has its price: one that
+ * becomes code again and again stays marked, for as long as its stores are not too many. */
+static void page_emptied(struct soft_vm *vm, struct code_page *page, uint64_t gpa)
+{
+    uint8_t marks = page->marks;
+
+    for (unsigned i = 0; i < SOFT_PAGE_PIECES / 64; i++)
+        atomic_store_explicit(&page->covered[i], 0, memory_order_relaxed);
+    page->idle = 0;
+    if (marks == MARKS_MAX)
+        return;
+    page_unmark(vm, page, gpa);
+    page->marks = marks;
+}
+
+void soft_code_look(const struct soft_vcpu *c, uint64_t gpa)
+{
+    struct code_page *page = page_of(c->vm, gpa);
+
+    if (page->vcpus == 0 && page->idle < IDLE_MAX)
+        page->idle++;
+}
+
 /* Under the lock: vCPU `index` has dropped blocks of the page. */
 static void page_dropped(struct soft_vm *vm, uint64_t gpa, unsigned index,
                          const struct soft_pieces *freed)
@@ -366,11 +408,9 @@ static void page_dropped(struct soft_vm *vm, uint64_t gpa, unsigned index,
     uint64_t bit = UINT64_C(1) << index;
 
     if (!freed) {
+        if (page->vcpus == bit)
+            page_emptied(vm, page, gpa);
         page->vcpus &= ~bit;
-        if (page->vcpus != 0)
-            return;
-        memset(page, 0, sizeof *page);
-        mem_code_clear(vm->mem, gpa);
         return;
     }
     /* Which pieces other vCPUs' blocks cover only they know. */
@@ -378,16 +418,20 @@ static void page_dropped(struct soft_vm *vm, uint64_t gpa, unsigned index,
         atomic_fetch_and(&page->covered[i], ~freed->word[i]);
 }
 
-/* Under the lock: drops this vCPU's blocks that depend on bytes of one page. */
-static void own_drop(struct soft_vcpu *c, uint64_t gpa, uint64_t length)
+/* Under the lock: drops this vCPU's blocks that depend on bytes of one page; `stored`: it is about
+ * to change them. */
+static void own_drop(struct soft_vcpu *c, uint64_t gpa, uint64_t length, bool stored)
 {
     bool rom = false;
     const uint8_t *host = soft_host(c, gpa, &rom);
+    const uint8_t *end = host + length;
     struct soft_pieces freed = {0};
 
     if (!host)
         return;
-    if (soft_cache_drop(c, host, host + length, &freed))
+    if (stored)
+        end = soft_cache_reach(c, host, end);
+    if (soft_cache_drop(c, host, end, &freed))
         page_dropped(c->vm, gpa, c->index, NULL);
     else
         page_dropped(c->vm, gpa, c->index, &freed);
@@ -405,7 +449,7 @@ static void page_written(struct soft_vm *vm, struct soft_vcpu *own, uint64_t gpa
             continue;
         if (own && own->index == i) {
             soft_count(&own->counters.code_stores);
-            own_drop(own, gpa, length);
+            own_drop(own, gpa, length, true);
         } else {
             note_leave(vm, i,
                        (struct note){.gpa = gpa & ~UINT64_C(0xfff),
@@ -434,12 +478,18 @@ static void device_wrote(void *opaque, uint64_t gpa, uint64_t length)
     pthread_mutex_unlock(&vm->code->lock);
 }
 
-void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length)
+void soft_code_write_begin(struct soft_vcpu *c, const struct soft_code_store *store)
 {
-    struct code_page *page = page_of(c->vm, gpa);
+    struct code_page *page = page_of(c->vm, store->gpa);
 
     soft_code_lock(c);
-    page_written(c->vm, c, gpa, length);
+    /* Whoever made the bytes what they are has dropped what was made of others, or is about to. */
+    if (store->bytes && memcmp(store->host, store->bytes, store->length) == 0)
+        soft_count(&c->counters.code_stores_same);
+    else
+        page_written(c->vm, c, store->gpa, store->length);
+    if (page && page->idle == IDLE_MAX)
+        page_unmark(c->vm, page, store->gpa);
     if (page)
         writer_choose(c, page);
 }
@@ -453,7 +503,7 @@ void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length)
 {
     if (!mem_code_marked(c->vm->mem, gpa) || soft_code_is_apart(c, gpa, length))
         return;
-    soft_code_write_begin(c, gpa, length);
+    soft_code_write_begin(c, &(struct soft_code_store){.gpa = gpa, .length = length});
     soft_code_write_end(c);
 }
 
@@ -480,7 +530,7 @@ void soft_code_serve(struct soft_vcpu *c, uint32_t requests)
     for (unsigned i = 0; i < notes->count && !notes->overflow; i++) {
         const struct note *note = &notes->note[i];
 
-        own_drop(c, note->gpa + note->from, (uint64_t)(note->to - note->from));
+        own_drop(c, note->gpa + note->from, (uint64_t)(note->to - note->from), false);
     }
     notes->count = 0;
     notes->from_device = 0;
@@ -514,12 +564,16 @@ static void writers_stop(struct soft_vcpu *c, const uint8_t *page)
 void soft_code_mark(struct soft_vcpu *c, uint64_t gpa)
 {
     struct code_page *page = page_of(c->vm, gpa);
-    bool fresh = page->vcpus == 0, rom = false;
+    bool rom = false;
 
     writer_end(c, page);
     page->vcpus |= UINT64_C(1) << c->index;
-    if (!fresh)
+    page->idle = 0;
+    if (page->marked)
         return;
+    page->marked = true;
+    if (page->marks < MARKS_MAX)
+        page->marks++;
     soft_count(&c->counters.code_pages);
     mem_code_mark(c->vm->mem, gpa);
     memory_fence();
@@ -536,16 +590,24 @@ void soft_code_cover(struct soft_vcpu *c, uint64_t gpa, unsigned bytes)
         atomic_fetch_or(&page->covered[i], pieces.word[i]);
 }
 
-void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range)
+const uint8_t *soft_code_rely(struct soft_vcpu *c, struct soft_block *block,
+                              struct soft_range range)
 {
+    const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
+    uint8_t *bytes;
+
     for (unsigned i = 0; i < block->ahead_count; i++) {
         if (block->ahead[i].from == range.from)
-            return;
+            return block->ahead_bytes[i];
     }
-    soft_cache_rely(c, block, range);
+    bytes = soft_cache_rely(c, block, range);
+    if (!bytes)
+        return NULL;
     soft_code_lock(c);
     writer_end(c, page_of(c->vm, block->gpa));
     soft_code_cover(c, (block->gpa & ~UINT64_C(0xfff)) + range.from,
                     (unsigned)(range.to - range.from));
+    memcpy(bytes, page + range.from, (size_t)(range.to - range.from));
     soft_code_unlock(c);
+    return bytes;
 }

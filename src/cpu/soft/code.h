@@ -33,12 +33,25 @@ struct soft_block {
     struct soft_block *head; /* this is none, but such an instruction's end: it is dropped, too */
     /* Code elsewhere in the page that the translation relies on: offsets in the page. */
     struct soft_range ahead[2];
+    const uint8_t *ahead_bytes[2];
     uint8_t ahead_count;
+    uint8_t link_count; /* the translation's own links, from link_first on */
+    uint32_t link_first;
+    uint8_t entry[2]
+                 [5]; /* while dropped: what the entries, of `code` and `code_flags`, began with */
     struct soft_op ops[];
 };
 
-/* A change of these bytes of the block's page drops the block from now on. At most two ranges. */
-void soft_code_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range);
+/* What `count` operations' bytes, as they were decoded, lie behind. */
+static inline uint8_t *soft_block_bytes(const struct soft_block *block)
+{
+    return (uint8_t *)(uintptr_t)&block->ops[block->count];
+}
+
+/* A change of these bytes of the block's page drops the block from now on. At most two ranges.
+ * Gives the bytes as they are now; NULL: there is no room for them. */
+const uint8_t *soft_code_rely(struct soft_vcpu *c, struct soft_block *block,
+                              struct soft_range range);
 
 MUST_CHECK int soft_code_new(struct mem *mem, struct soft_vm *vm);
 void soft_code_free(struct soft_vm *vm);
@@ -60,12 +73,21 @@ void soft_code_forget_addresses(struct soft_vcpu *c);
 void soft_code_forget_space(struct soft_vcpu *c, unsigned space);
 void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear);
 
-/* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go. */
-void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length);
+/* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go, unless
+ * these `bytes` (NULL: not known) are what is there already. */
+struct soft_code_store {
+    uint64_t gpa;
+    unsigned length;
+    const void *host, *bytes;
+};
+void soft_code_write_begin(struct soft_vcpu *c, const struct soft_code_store *store);
 void soft_code_write_end(struct soft_vcpu *c);
 /* Whether this vCPU may store there without that: it alone may do so, and no block covers these
  * bytes. True until its next block boundary at most. Leaf code may ask. */
 bool soft_code_is_apart(const struct soft_vcpu *c, uint64_t gpa, unsigned length);
+/* After that: a store there is being prepared. A page without blocks does not stay one with code if
+ * there are many. A leaf may tell. */
+void soft_code_look(const struct soft_vcpu *c, uint64_t gpa);
 /* The bytes around `gpa`, of its page, where that is so; none: `to` is 0. */
 struct soft_range soft_code_apart_range(const struct soft_vcpu *c, uint64_t gpa);
 /* The same where the store itself needs no protection (accessed and dirty bits). */

@@ -38,8 +38,12 @@ struct soft_pieces {
  * `freed` are the pieces that had blocks and have none any more. */
 bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to,
                      struct soft_pieces *freed);
-/* Makes the block depend on a range more. */
-void soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range);
+/* Where a vCPU overwrites code block after block, it goes on to do so: how far a drop had better
+ * reach, `to` or more, in the same page. */
+const uint8_t *soft_cache_reach(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to);
+/* Makes the block depend on a range more, and gives room for its bytes; NULL, and nothing done:
+ * there is none. */
+uint8_t *soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct soft_range range);
 /* Drops them all. */
 void soft_cache_clear(struct soft_vcpu *c);
 

@@ -170,7 +170,12 @@ static void part_store(const struct span *s, const struct part *part, const uint
     /* Asked now, not when the span was prepared: the other part may have waited for the lock. */
     if (mem_code_marked(s->c->vm->mem, part->target.gpa) &&
         !soft_code_is_apart(s->c, part->target.gpa, part->length)) {
-        soft_code_write_begin(s->c, part->target.gpa, part->length);
+        const struct soft_code_store store = {.gpa = part->target.gpa,
+                                              .length = part->length,
+                                              .host = part->target.host,
+                                              .bytes = bytes};
+
+        soft_code_write_begin(s->c, &store);
         host_copy(part->target.host, bytes, part->length);
         soft_code_write_end(s->c);
         return;
@@ -215,14 +220,19 @@ static void span_store(struct span *s, const uint8_t *from)
     parts_store(s, from);
 }
 
+/* By c->privilege, which descriptor.c lends, or what SOFT_CHECKED stands for. */
 static struct span span_of(struct soft_vcpu *c, uint64_t linear, unsigned length,
                            enum soft_access access)
 {
+    enum soft_privilege privilege = (enum soft_privilege)c->privilege;
+
+    if (privilege == SOFT_CHECKED)
+        privilege = soft_privilege_now(c);
     return (struct span){.c = c,
                          .linear = linear,
                          .length = length,
                          .access = access,
-                         .privilege = soft_privilege_now(c),
+                         .privilege = privilege,
                          .mask = c->address_mask};
 }
 
@@ -481,7 +491,8 @@ static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t li
         soft_trail_store(c, s.part[0].target.host, size);
     if (mem_code_marked(c->vm->mem, s.part[0].target.gpa) &&
         !soft_code_is_apart(c, s.part[0].target.gpa, size)) {
-        soft_code_write_begin(c, s.part[0].target.gpa, size);
+        soft_code_write_begin(
+            c, &(struct soft_code_store){.gpa = s.part[0].target.gpa, .length = size});
         c->rmw_locked = true;
     }
     return s.part[0].target.host;

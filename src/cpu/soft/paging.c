@@ -438,6 +438,7 @@ static bool code_write_find(struct soft_vcpu *c, uint64_t linear, unsigned size)
     if (writes->tag[i] != linear - offset || writes->privilege[i] != c->privilege ||
         !soft_code_is_apart(c, writes->gpa[i] + offset, size))
         return false;
+    soft_code_look(c, writes->gpa[i] + offset);
     soft_count(&c->counters.leaf_stores_apart);
     c->exit_value = (uint64_t)(uintptr_t)(writes->host[i] + offset);
     apart_set(c, linear, writes->gpa[i] + offset);

@@ -420,7 +420,9 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
     tr.c = c;
     tr.t = t;
     tr.block = block;
+    block->link_first = t->link_count;
     block_emit(&tr);
+    block->link_count = (uint8_t)(t->link_count - block->link_first);
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     if (tr.e.full) {
         soft_count(&c->counters.translated_not);
@@ -439,7 +441,7 @@ bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
 
-    if (block->code)
+    if (block->code && block->valid)
         return true;
     if (!t || !block->valid || c->code_size != X86_CODE_64)
         return false;

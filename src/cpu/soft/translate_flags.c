@@ -173,17 +173,17 @@ static unsigned bytes_look(const struct translation *tr, const uint8_t *bytes, s
 
 static unsigned target_look(const struct translation *tr, int32_t target)
 {
-    const uint8_t *page = (const uint8_t *)((uintptr_t)tr->block->host & ~(uintptr_t)0xfff);
     const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
     struct soft_range range = {(uint16_t)target, (uint16_t)(target + LOOK_BYTES)};
+    const uint8_t *bytes;
     unsigned need;
 
     if (!tr_link_is_plain(tr, target)) /* C may take an event at the guard */
         return TR_FLAGS_MEMORY;
     if (range.to > GUEST_PAGE_SIZE)
         range.to = GUEST_PAGE_SIZE;
-    soft_code_rely(tr->c, tr->block, range); /* first: the bytes must not change unseen */
-    need = bytes_look(tr, page + target, (size_t)(range.to - range.from));
+    bytes = soft_code_rely(tr->c, tr->block, range);
+    need = bytes ? bytes_look(tr, bytes, (size_t)(range.to - range.from)) : TR_FLAGS_HOST;
     if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED))
         return TR_FLAGS_HOST;
     if (tr->c->counted) /* any block may be left before it: see tr_flags_entry() */

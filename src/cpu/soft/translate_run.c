@@ -16,6 +16,7 @@
 #include "cpu/soft/translate_internal.h"
 
 #define LINK_PATIENCE 128
+#define ENTRY_BYTES   5 /* JMP rel32 */
 #define LARGE_PAGE    ((size_t)2 << 20)
 #ifndef MADV_COLLAPSE /* Linux 6.1; headers may be older */
 #define MADV_COLLAPSE 25
@@ -200,27 +201,58 @@ static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
     soft_count(&c->counters.linked);
 }
 
+static void link_undo(struct soft_link *link)
+{
+    emit_patch_rel32(link->place, link->unlinked);
+    link_remove(link);
+}
+
+static uint8_t *entry_of(const struct soft_translator *t, const struct soft_block *block,
+                         unsigned flags)
+{
+    return to_write(t, flags ? block->code_flags : block->code);
+}
+
+/* Code of dropped blocks stays, and so do their links, but for those in what is put over their
+ * entries. */
+static void entry_links_undo(struct soft_translator *t, const struct soft_block *block)
+{
+    for (uint32_t i = 0; i < block->link_count; i++) {
+        struct soft_link *link = &t->links[block->link_first + i];
+
+        for (unsigned flags = 0; flags < 2; flags++) {
+            const uint8_t *at = entry_of(t, block, flags);
+
+            if (link->place + 4 > at && link->place < at + ENTRY_BYTES)
+                link_undo(link);
+        }
+    }
+}
+
 void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
 
-    /* Code of dropped blocks is left alone: its entry has become a way out, see below. */
-    for (struct soft_link *link = block->incoming; link; link = link->next) {
-        if (link->from->valid)
-            emit_patch_rel32(link->place, link->unlinked);
-        link->previous = NULL;
-    }
-    block->incoming = NULL;
+    while (block->incoming)
+        link_undo(block->incoming);
     if (!block->code)
         return;
+    entry_links_undo(t, block);
+    for (unsigned flags = 0; flags < 2; flags++)
+        memcpy(block->entry[flags], entry_of(t, block, flags), ENTRY_BYTES);
     /* Lookups may still lead here; R10 holds the rip that was looked up. */
     for (unsigned flags = 0; flags < 2; flags++) {
-        uint8_t *at = to_write(t, flags ? block->code_flags : block->code);
-        struct emit e = {.at = at, .end = at + 5};
+        uint8_t *at = entry_of(t, block, flags);
+        struct emit e = {.at = at, .end = at + ENTRY_BYTES};
 
         emit_patch_rel32(emit_jmp_rel32(&e), to_write(t, t->fixed.exit[EXIT_RIP][flags]));
     }
-    block->code = NULL;
+}
+
+void soft_translation_revive(struct soft_vcpu *c, struct soft_block *block)
+{
+    for (unsigned flags = 0; block->code && flags < 2; flags++)
+        memcpy(entry_of(c->translator, block, flags), block->entry[flags], ENTRY_BYTES);
 }
 
 void soft_translator_clear(struct soft_vcpu *c)
@@ -395,7 +427,8 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
         return NULL;
     /* The page may have been exchanged since the jump's block was entered, and a second page may be
      * at any time: such a block has guarded links alone. */
-    if (t->flushes == flushes && same_page(link->from, block) && !block->second) {
+    if (t->flushes == flushes && link->from->valid && same_page(link->from, block) &&
+        !block->second) {
         link_patch(t, link, block);
         soft_count(&c->counters.linked);
     }
