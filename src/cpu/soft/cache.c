@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cpu/soft/code_internal.h"
+#include "cpu/soft/leaf.h"
 #include "cpu/soft/paging.h"
 #include "cpu/soft/slots.h"
 #include "cpu/soft/translate.h"
@@ -891,13 +892,39 @@ static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *
     return block;
 }
 
-struct soft_block *soft_code_find(struct soft_vcpu *c)
+static inline struct soft_block *find_jump(const struct soft_vcpu *c)
 {
     const struct jump_entry *jump = jump_entry(c);
+    bool same = jump->rip == c->rip &&
+                (jump->generation == c->code_key || jump->generation == c->code_key_global);
 
-    if (jump->rip == c->rip &&
-        (jump->generation == c->code_key || jump->generation == c->code_key_global) &&
-        jump->block->valid)
-        return jump->block;
-    return find_slow(c);
+    return same && jump->block->valid ? jump->block : NULL;
+}
+
+struct soft_block *soft_code_find(struct soft_vcpu *c)
+{
+    struct soft_block *block = find_jump(c);
+
+    return block ? block : find_slow(c);
+}
+
+struct soft_block *soft_code_find_known(struct soft_vcpu *c)
+{
+    struct soft_block *block = find_jump(c);
+    uint8_t mode = soft_code_mode(c);
+    const uint8_t *host;
+
+    if (block)
+        return block;
+    host = fetch_cached(c, c->rip);
+    if (!host && soft_leaf_fill(c, c->rip, SOFT_FETCH | 1u << 8) == SOFT_FILL_AGAIN)
+        host = fetch_cached(c, c->rip);
+    if (!host)
+        return NULL;
+    block = c->cache->hash[block_hash(host, mode)];
+    while (block && (block->host != host || block->mode != mode || block->second))
+        block = block->hash_next;
+    if (block)
+        jump_set(c, c->rip, block);
+    return block;
 }

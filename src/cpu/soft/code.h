@@ -65,6 +65,8 @@ bool soft_cache_has_room(const struct soft_vcpu *c, size_t bytes);
 
 /* The block at c->rip, decoded if need be; raises fetch faults. Valid until the next call. */
 struct soft_block *soft_code_find(struct soft_vcpu *c);
+/* The same in 64-bit code where that takes little; NULL: it does not. A leaf may ask. */
+struct soft_block *soft_code_find_known(struct soft_vcpu *c);
 /* The address space that c->rip is in, by tlb.c's number. */
 void soft_code_space_set(struct soft_vcpu *c, unsigned space);
 /* Linear addresses mean something else now: forget which blocks lie where (everywhere, on the pages

@@ -60,6 +60,7 @@ enum soft_activity {
     X(exit_lookup, "exit", "lookup")                                                               \
     X(exit_poll, "exit", "poll")                                                                   \
     X(linked, "link", "patched")                                                                   \
+    X(leaf_targets, "link", "leaf_targets")                                                        \
     X(leaf_fills, "paging", "leaf_fills")                                                          \
     X(leaf_stores_apart, "paging", "stores_beside_code")                                           \
     X(walks, "paging", "walks")                                                                    \

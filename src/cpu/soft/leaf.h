@@ -28,6 +28,11 @@ enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t wha
 /* After SOFT_FILL_DIRECT: how many of the `most` bytes from there on may be stored to so. */
 unsigned soft_leaf_apart(const struct soft_vcpu *c, uint64_t linear, unsigned most);
 
+/* Where a branch to c->exit_value leads, whose target neither its link nor the lookup table knows:
+ * code for c->found, with the flags in memory, and code_page. False: C must look. (translate_run.c)
+ */
+bool soft_leaf_target(struct soft_vcpu *c);
+
 /* How often an access that goes through a slot misses it (translate_memory.c). */
 struct soft_pace {
     uint8_t *place;      /* the access's look into the slot, and code that asks the TLB instead: */

@@ -70,7 +70,7 @@ static int label_compare(const void *a, const void *b)
     return (left->at > right->at) - (left->at < right->at);
 }
 
-#define FIXED_LABELS 22
+#define FIXED_LABELS 24
 
 /* The parts of the fixed code in the order of their addresses; the last has no name. */
 static void fixed_labels(const struct soft_translator *t, struct label label[FIXED_LABELS])
@@ -88,6 +88,8 @@ static void fixed_labels(const struct soft_translator *t, struct label label[FIX
         {f->twin[1], "twin_flags"},
         {f->lookup[0], "lookup"},
         {f->lookup[1], "lookup_flags"},
+        {f->find[0], "find"},
+        {f->find[1], "find_flags"},
         {f->unwind, "unwind"},
         {f->vector_load, "vector_load"},
         {f->vector_present, "vector_present"},

@@ -254,6 +254,7 @@ struct soft_vcpu {
     uint64_t branch_target; /* of a call whose push is under way */
     uint32_t link_patience; /* links that may fail until one is linked anew */
     uint64_t push_value;    /* of a PUSH of memory */
+    const void *found;      /* by soft_leaf_target() */
     uint64_t exit_value;    /* of the last exit to C: rip, link or site */
     uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
                            its link be due */

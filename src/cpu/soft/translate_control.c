@@ -560,9 +560,8 @@ static uint32_t cold_lookup(struct translation *tr, const struct cold *cold, boo
     emit_mov_state_imm32(&tr->e, STATE(exit_site), site);
     if (cold->link) {
         tr->t->sites[site].link = cold->link;
-        cold->link->failed = emit_jmp_rel32(&tr->e); /* at first to C, which links it */
-        emit_patch_rel32(cold->link->failed,
-                         to_write(tr->t, tr->t->fixed.exit[EXIT_RIP][in_memory]));
+        cold->link->failed = emit_jmp_rel32(&tr->e); /* at first to what links it */
+        emit_patch_rel32(cold->link->failed, to_write(tr->t, tr->t->fixed.find[in_memory]));
     } else {
         tr_jump_to(tr, tr->t->fixed.lookup[in_memory]);
     }
@@ -618,7 +617,7 @@ static void cold_indirect(struct translation *tr, const struct cold *cold)
     relink = tr->e.at;
     if (cold->link) {
         emit_mov_state_imm32(&tr->e, STATE(exit_site), site);
-        tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][1]);
+        tr_jump_to(tr, tr->t->fixed.find[1]);
         cold->link->unlinked = lookup;
         emit_patch_rel32(cold->link->place, lookup);
         emit_patch_rel32(cold->place, tr->e.at);

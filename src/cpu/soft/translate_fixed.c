@@ -548,6 +548,33 @@ static void lookup_try(struct emit *e, int32_t salt, bool in_memory)
     emit_patch_rel32(miss, e->at);
 }
 
+/* The rip in R10 is in no table: a leaf looks where C would, or C does. Flags go to memory. */
+static void find_emit(struct soft_translator *t, struct emit *e)
+{
+    uint8_t *unknown;
+
+    t->fixed.find[0] = to_execute(t, e->at);
+    emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
+    emit_lahf_seto(e);
+    emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
+    emit_mov_state_imm32(e, STATE(flags_site), 0);
+    emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
+    t->fixed.find[1] = to_execute(t, e->at);
+    emit_mov_state_reg(e, STATE(exit_value), HOST_R10);
+    lost_move(e, false);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)soft_leaf_target);
+    emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, -8); /* it was not called, but jumped to */
+    c_call(e, t->vcpu);
+    emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, 8);
+    lost_move(e, true);
+    emit_mov_reg_state(e, HOST_R10, STATE(exit_value));
+    unknown = emit_jcc_rel32(e, EMIT_IF_E);
+    RAW(e, 0x65, 0xff); /* JMP [gs:found] */
+    gs_operand(e, 4, STATE(found));
+    emit_patch_rel32(unknown, e->at);
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][1]));
+}
+
 /* R10 is the rip to go to, and stays: code that was dropped since expects it there. */
 static void lookup_emit(struct soft_translator *t, struct emit *e, bool in_memory)
 {
@@ -564,11 +591,11 @@ static void lookup_emit(struct soft_translator *t, struct emit *e, bool in_memor
     lookup_try(e, STATE(salt), in_memory);
     lookup_try(e, STATE(salt_global), in_memory);
     emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
-    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][in_memory]));
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.find[in_memory]));
 }
 
-/* A link has failed: to the lookup, but now and then to C, which links it anew. So links that fail
- * often, as those of a process that has ended, are the first to get another target. */
+/* A link has failed: to the lookup, but now and then to the leaf that links it anew. So links that
+ * fail often, as those of a process that has ended, are the first to get another target. */
 static void missed_emit(struct soft_translator *t, struct emit *e, bool in_memory)
 {
     uint8_t *over;
@@ -588,7 +615,7 @@ static void missed_emit(struct soft_translator *t, struct emit *e, bool in_memor
         emit_patch_rel8(over, e->at);
         emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
     }
-    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.exit[EXIT_RIP][in_memory]));
+    emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.find[in_memory]));
 }
 
 /* A return whose frame is not the last one: to R10, whose key is in R11; flags are in memory. What
@@ -648,6 +675,7 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     }
     t->fixed.pace = e.at + apart;
     pace_emit(c, &e);
+    find_emit(t, &e);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
         lookup_emit(t, &e, in_memory);
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)

@@ -287,6 +287,34 @@ static void lookup_fill(struct soft_vcpu *c, const struct soft_block *block)
                                                                .code_flags = block->code_flags};
 }
 
+/* What a branch led to was found: its next time will be shorter. */
+static void target_link(struct soft_vcpu *c, struct soft_block *block)
+{
+    const struct soft_translator *t = c->translator;
+
+    c->link_patience = LINK_PATIENCE;
+    lookup_fill(c, block);
+    if (c->exit_site < t->site_count && t->sites[c->exit_site].link)
+        link_patch_guarded(c, t->sites[c->exit_site].link, block);
+}
+
+bool soft_leaf_target(struct soft_vcpu *c)
+{
+    struct soft_block *block;
+
+    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
+    c->rip = c->exit_value;
+    block = soft_code_find_known(c);
+    soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
+    if (!block || !block->code)
+        return false;
+    soft_count(&c->counters.leaf_targets);
+    target_link(c, block);
+    c->code_page = c->rip & ~UINT64_C(0xfff);
+    c->found = block->code_flags;
+    return true;
+}
+
 static void twin_run(struct soft_vcpu *c, const struct site *site)
 {
     const struct soft_block *block = site->block;
@@ -453,10 +481,10 @@ const uint8_t *soft_exit_rip(struct soft_vcpu *c)
     block = next_block(c);
     if (!block)
         return NULL;
-    c->link_patience = LINK_PATIENCE;
-    lookup_fill(c, block);
-    if (t->flushes == flushes && c->exit_site < t->site_count && t->sites[c->exit_site].link)
-        link_patch_guarded(c, t->sites[c->exit_site].link, block);
+    if (t->flushes == flushes)
+        target_link(c, block);
+    else
+        lookup_fill(c, block);
     return block_entry(c, block);
 }
 
