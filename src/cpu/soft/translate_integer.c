@@ -145,6 +145,9 @@ static bool rename_all(const struct x86_insn *insn, const struct emit_registers 
     for (unsigned n = 0; n < 16; n++)
         r->rename.gpr[n] = (uint8_t)tr_host_of(n);
     r->rename.memory_base = HOST_R10;
+    r->rename.memory_index = HOST_NONE;
+    r->rename.memory_scale = 0;
+    r->rename.memory_disp = 0;
     r->count = 0;
     r->written = regs->written;
     for (uint8_t n = 9; n <= 11; n++) {
