@@ -389,6 +389,14 @@ void emit_alu_reg_imm32(struct emit *e, enum emit_alu op, enum host_register reg
     put_alu_imm(e, OPCODE(.immediate = (uint64_t)(int64_t)value), op, reg);
 }
 
+void emit_test_reg_imm(struct emit *e, enum host_register reg, int32_t value)
+{
+    put_register(e,
+                 OPCODE(.opcode = 0xf7, .wide = true, .immediate_bytes = 4,
+                        .immediate = (uint64_t)(int64_t)value),
+                 0, reg);
+}
+
 void emit_alu_reg_reg(struct emit *e, enum emit_alu op, enum host_register dst,
                       enum host_register src)
 {

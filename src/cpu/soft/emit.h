@@ -148,6 +148,7 @@ void emit_movzx8(struct emit *e, enum host_register dst, enum host_register src)
 
 void emit_alu_reg_imm(struct emit *e, enum emit_alu op, enum host_register reg, int32_t value);
 void emit_alu_reg_imm32(struct emit *e, enum emit_alu op, enum host_register reg, int32_t value);
+void emit_test_reg_imm(struct emit *e, enum host_register reg, int32_t value);
 void emit_alu_reg_reg(struct emit *e, enum emit_alu op, enum host_register dst,
                       enum host_register src);
 void emit_alu_reg_reg32(struct emit *e, enum emit_alu op, enum host_register dst,

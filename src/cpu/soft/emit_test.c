@@ -779,6 +779,8 @@ static void test_alu(struct test *t)
     READS_AS(t, emit_alu_reg_imm(e, EMIT_AND, HOST_R11, -0x1000), "and r11, 0xFFFFFFFFFFFFF000");
     READS_AS(t, emit_alu_reg_imm(e, EMIT_ADD, HOST_RCX, -1), "add rcx, 0xFFFFFFFFFFFFFFFF");
     READS_AS(t, emit_alu_reg_imm32(e, EMIT_ADD, HOST_RCX, -128), "add ecx, 0xFFFFFF80");
+    READS_AS(t, emit_test_reg_imm(e, HOST_R10, 7), "test r10, 0x7");
+    READS_AS(t, emit_test_reg_imm(e, HOST_RBX, -4081), "test rbx, 0xFFFFFFFFFFFFF00F");
     READS_AS(t, emit_alu_reg_imm32(e, EMIT_SUB, HOST_RCX, -129), "sub ecx, 0xFFFFFF7F");
 }
 

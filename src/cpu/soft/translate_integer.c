@@ -205,7 +205,7 @@ static bool plain_emit(struct translation *tr, unsigned i)
     struct check check = {.op = i, .size = memory_size(insn)};
 
     check.access = memory_written(insn) ? SOFT_WRITE : SOFT_READ;
-    check.align = check.size == 16 ? 16 : 0; /* CMPXCHG16B */
+    check.aligned = check.size == 16; /* CMPXCHG16B */
     return tr_native(tr, i, NULL, &check);
 }
 

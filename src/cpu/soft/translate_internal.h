@@ -37,8 +37,8 @@ struct soft_link {
 
 enum site_reason {
     SITE_TWIN,     /* it is not translated */
-    SITE_DECLINED, /* its leaf can't do it, or its operand is misaligned */
-    SITE_TLB       /* its operand's page can't be put into the TLB */
+    SITE_DECLINED, /* its leaf can't do it */
+    SITE_TLB       /* its operand's page can't be put into the TLB, or it is misaligned */
 };
 
 /* An operation that leaves to C. */
@@ -72,11 +72,11 @@ struct soft_translator {
     struct soft_vcpu *vcpu;
     uint8_t *write, *execute;
     uint8_t *reserved[2]; /* the address space around the two */
-    uint8_t *stack; /* the return stack's memory, STACK_BYTES */
+    uint8_t *stack;       /* the return stack's memory, STACK_BYTES */
     /* Fixed code, then the blocks' own, up to cold_from; from there on what they have out of line,
      * so that it takes no room in the host's instruction caches. */
     size_t bytes, fixed_bytes, used, cold_from, cold_used; /* of address space; offsets */
-    size_t joined; /* up to here large pages were tried */
+    size_t joined;                                         /* up to here large pages were tried */
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
@@ -165,7 +165,8 @@ struct cold {
     uint8_t *hit;           /* COLD_SLOT: where to go on with the host address in R10 */
     int32_t slot;           /* COLD_SLOT, COLD_HASH, COLD_RUN: of its tag */
     struct soft_pace *pace; /* COLD_SLOT: see translate_memory.c; NULL: none */
-    uint8_t access, size;   /* COLD_SLOT, COLD_RUN */
+    uint8_t access, size;   /* COLD_SLOT, COLD_HASH, COLD_RUN */
+    bool aligned;           /* COLD_SLOT, COLD_HASH */
     unsigned end;           /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
 };
@@ -285,8 +286,8 @@ bool tr_address(struct translation *tr, const struct soft_op *op);
 struct check {
     unsigned op;
     unsigned size;
-    unsigned align; /* 0 or a power of two */
-    bool stack;     /* what is pushed, of an operation whose operand is in memory */
+    bool aligned; /* must be, to its size, a power of two */
+    bool stack;   /* what is pushed, of an operation whose operand is in memory */
     enum soft_access access;
 };
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */

@@ -85,9 +85,25 @@ static bool is_slot_likely(const struct translation *tr, unsigned slot)
 
 #define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
+/* R10 is a linear address ^ the tag of a slot or TLB entry: jumps where the access can't be made by
+ * it, that is, the page is another, the access goes on behind it, or it is not aligned to its size,
+ * if it must be; one that is can't go on behind its page. */
+static uint8_t *compare_emit(struct translation *tr, unsigned size, bool aligned)
+{
+    struct emit *e = &tr->e;
+
+    if (aligned) {
+        emit_test_reg_imm(e, HOST_R10, -(int32_t)GUEST_PAGE_SIZE | ((int32_t)size - 1));
+        return emit_jcc_rel32(e, EMIT_IF_NE);
+    }
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - size));
+    return emit_jcc_rel32(e, EMIT_IF_A);
+}
+
 /* R10 from linear to host address by the TLB, with R11 at its entry; gives the place of the jump on
  * a miss, where R10 is linear ^ the entry's tag. */
-static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsigned size)
+static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsigned size,
+                          bool aligned)
 {
     struct emit *e = &tr->e;
     uint8_t *miss;
@@ -97,8 +113,7 @@ static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsig
     emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
     emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
     emit_xor_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access));
-    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - size));
-    miss = emit_jcc_rel32(e, EMIT_IF_A);
+    miss = compare_emit(tr, size, aligned);
     emit_add_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access) + 8);
     return miss;
 }
@@ -125,26 +140,21 @@ void tr_check(struct translation *tr, const struct check *check)
     uint8_t *place;
     struct cold *cold;
 
-    if (check->align > 1) {
-        emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
-        emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)check->align - 1);
-        (void)miss_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), check);
-    }
     place = e->at;
     if (is_slot_likely(tr, slot)) {
         emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
-        emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - check->size));
-        cold = miss_add(tr, emit_jcc_rel32(e, EMIT_IF_A), check);
+        cold = miss_add(tr, compare_emit(tr, check->size, check->aligned), check);
         emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
         cold->kind = COLD_SLOT;
         cold->pace = pace_new(tr, slot, place);
     } else {
-        cold = miss_add(tr, hash_emit(tr, check->access, check->size), check);
+        cold = miss_add(tr, hash_emit(tr, check->access, check->size, check->aligned), check);
         cold->kind = COLD_HASH;
     }
     cold->slot = tag;
     cold->access = (uint8_t)check->access;
     cold->size = (uint8_t)check->size;
+    cold->aligned = check->aligned;
     cold->hit = e->at;
 }
 
@@ -154,12 +164,19 @@ void tr_check(struct translation *tr, const struct check *check)
 static void slot_look(struct translation *tr, const struct cold *cold)
 {
     struct emit *e = &tr->e;
+    uint8_t *misaligned = NULL;
 
+    if (cold->aligned) { /* tags have no offset */
+        emit_test_reg_imm(e, HOST_R10, cold->size - 1);
+        misaligned = emit_jcc_rel32(e, EMIT_IF_NE);
+    }
     emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
     emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
+    if (misaligned)
+        emit_patch_rel32(misaligned, e->at);
 }
 
 /* R10 from what a miss in the TLB has left there to what slot_look() wants. */
@@ -188,7 +205,7 @@ static void pace_emit(struct translation *tr, const struct cold *cold)
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.pace));
     look = emit_jmp_rel32(e);
     cold->pace->hash = e->at;
-    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size);
+    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size, cold->aligned);
     emit_patch_rel32(emit_jmp_rel32(e), cold->hit);
     emit_patch_rel32(missed, e->at);
     hash_missed(tr, cold);

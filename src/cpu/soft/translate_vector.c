@@ -69,7 +69,7 @@ bool tr_vector(struct translation *tr, unsigned i)
         !x86_vector_describe(&op->insn, tr->c->vm->cpuid->feature, &v) || !vector_is_native(&v))
         return false;
     check.size = v.memory_bytes;
-    check.align = v.aligned ? v.memory_bytes : 0;
+    check.aligned = v.aligned;
     check.access = v.memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
     if ((units_of(&v) & UNIT_X87) && !(tr->block->mode & SOFT_MODE_X87))
         return false;
