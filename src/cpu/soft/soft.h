@@ -85,6 +85,8 @@ struct soft_slots {
     uint64_t page[2][SOFT_SLOTS];
 };
 
+#define SOFT_SHARED 8 /* checks that several accesses of a block share */
+
 /* Vector and x87 state as the host's own unit takes it. */
 struct soft_vector {
     _Alignas(
@@ -255,7 +257,8 @@ struct soft_vcpu {
     uint32_t link_patience; /* links that may fail until one is linked anew */
     uint64_t push_value;    /* of a PUSH of memory */
     const void *found;      /* by soft_leaf_target() */
-    uint64_t exit_value;    /* of the last exit to C: rip, link or site */
+    uint64_t shared[SOFT_SHARED]; /* host addresses that a block has checked */
+    uint64_t exit_value;          /* of the last exit to C: rip, link or site */
     uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
                            its link be due */
     /* Host stack pointers: C's while translated code runs, the return stack's while C runs; and

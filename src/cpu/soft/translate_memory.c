@@ -150,10 +150,11 @@ void tr_check(struct translation *tr, const struct check *check)
     } else {
         cold = miss_add(tr, hash_emit(tr, check->access, check->size, check->aligned), check);
         cold->kind = COLD_HASH;
+        cold->hashed = true;
     }
     cold->slot = tag;
     cold->access = (uint8_t)check->access;
-    cold->size = (uint8_t)check->size;
+    cold->size = (uint16_t)check->size;
     cold->aligned = check->aligned;
     cold->hit = e->at;
 }
@@ -254,7 +255,7 @@ void tr_check_cold(struct translation *tr, const struct cold *cold)
 {
     if (cold->kind == COLD_SLOT && cold->access == SOFT_WRITE && tr->loop)
         apart_emit(tr, cold);
-    if (cold->kind == COLD_HASH)
+    if (cold->hashed)
         hash_missed(tr, cold);
     else if (cold->pace)
         pace_emit(tr, cold);
