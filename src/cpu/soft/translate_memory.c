@@ -57,23 +57,32 @@ static struct cold *miss_add(struct translation *tr, uint8_t *place, const struc
     return cold;
 }
 
+/* Of those from `first` on, `end` excluded. */
+static unsigned slot_by_page(unsigned first, unsigned end, uint64_t page)
+{
+    return first + (unsigned)(page & (end - first - 1));
+}
+
 /* Which slot an operation's memory operand, or its push or pop, goes through. */
 static unsigned slot_of(const struct translation *tr, const struct check *check)
 {
     const struct soft_op *op = &tr->block->ops[check->op];
     const struct x86_insn *insn = &op->insn;
     uint64_t page = (uint64_t)insn->displacement >> 12;
+    uint64_t code = tr->c->rip >> 12; /* the page may be mapped elsewhere, too: a guess */
 
     if (!insn->memory || check->stack)
         return X86_RSP;
     if (insn->base < 16)
         return insn->base;
     if (insn->base == X86_REG_RIP)
-        return SOFT_SLOT_RIP +
-               (unsigned)((tr_page_offset(tr, op->next) + insn->displacement) >> 12 & 3);
+        return slot_by_page(
+            SOFT_SLOT_RIP, SOFT_SLOT_ABSOLUTE,
+            code + (uint64_t)((tr_page_offset(tr, op->next) + insn->displacement) >> 12));
     if (insn->index != X86_REG_NONE)
         return insn->index;
-    return (insn->segment == X86_GS ? SOFT_SLOT_GS : SOFT_SLOT_ABSOLUTE) + (unsigned)(page & 3);
+    return insn->segment == X86_GS ? slot_by_page(SOFT_SLOT_GS, SOFT_SLOTS, page)
+                                   : slot_by_page(SOFT_SLOT_ABSOLUTE, SOFT_SLOT_GS, page);
 }
 
 /* A slot at a fixed page or the stack hits nearly always, any other where a loop walks through a
@@ -135,8 +144,9 @@ void tr_check(struct translation *tr, const struct check *check)
     struct emit *e = &tr->e;
     unsigned user = tr->block->mode & SOFT_MODE_USER ? 1 : 0;
     unsigned slot = slot_of(tr, check);
-    int32_t tag = STATE(slots[0].tag[0][0]) + (int32_t)(user * sizeof(struct soft_slots) +
-                                                        8 * (check->access * SOFT_SLOTS + slot));
+    int32_t tag = STATE(slots[0]) +
+                  (int32_t)(user * sizeof(struct soft_slots) +
+                            sizeof(struct soft_tlb_entry) * (check->access * SOFT_SLOTS + slot));
     uint8_t *place;
     struct cold *cold;
 
