@@ -29,7 +29,7 @@
 #define CROSSINGS       256
 #define HEAT_NEEDED     2 /* interpretations of a block on a page that has not changed */
 #define PAGES_SEEN_BITS 4096
-#define KEPT_ENTRIES    4096
+#define KEPT_SETS       2048
 #define KEPT_EACH       12
 #define REACH_FIRST     64 /* bytes */
 #define HEAT_LESS       2
@@ -57,6 +57,19 @@ struct crossing {
     uint8_t bytes[16];
     uint8_t available, mode;
     _Alignas(16) uint8_t block[sizeof(struct soft_block) + sizeof(struct soft_op)];
+};
+
+/* A dropped block. Where its bytes are what they were, it comes back as it is, translation and all.
+ */
+struct kept {
+    struct soft_block *block; /* NULL: none */
+    const uint8_t *host;
+    uint64_t begin, mask; /* what it begins with, as far as it has 8 bytes */
+    uint8_t mode, heat;
+};
+struct kept_set {
+    struct kept kept[KEPT_EACH];
+    unsigned next; /* to be replaced */
 };
 
 /* Hashes of the pages that have had jump entries since a generation began. */
@@ -88,12 +101,11 @@ struct soft_cache {
     uint64_t cs_base; /* outside 64-bit mode, what jump entries were made with */
     uint32_t cs_limit;
     struct soft_block *hash[HASH_ENTRIES];
-    /* Dropped blocks, the latest first in each chain of hash_next, KEPT_EACH at most. Where their
-     * bytes are what they were, they come back as they are, translations and all. */
-    struct soft_block *kept[KEPT_ENTRIES];
+    struct kept_set kept[KEPT_SETS]; /* by block_hash() */
     struct page_entry *pages[PAGE_ENTRIES];
     uint8_t *arena; /* of soft_vm.code_bytes */
     uint64_t arena_used;
+    size_t arena_before; /* what it had in memory at the last clearing */
     struct crossing crossing[CROSSINGS];
 };
 
@@ -110,21 +122,22 @@ static unsigned block_hash(const uint8_t *host, uint8_t mode)
            HASH_ENTRIES;
 }
 
-static struct soft_block **kept_chain(const struct soft_vcpu *c, const uint8_t *host, uint8_t mode)
+static struct kept_set *kept_set(const struct soft_vcpu *c, const uint8_t *host, uint8_t mode)
 {
-    return &c->cache->kept[block_hash(host, mode) % KEPT_ENTRIES];
+    return &c->cache->kept[block_hash(host, mode) % KEPT_SETS];
 }
 
-static void block_put_by(struct soft_vcpu *c, struct soft_block *block)
+static void block_put_by(const struct soft_vcpu *c, struct soft_block *block)
 {
-    struct soft_block **chain = kept_chain(c, block->host, block->mode), *last = block;
+    struct kept_set *set = kept_set(c, block->host, block->mode);
+    struct kept *kept = &set->kept[set->next];
 
-    block->hash_next = *chain;
-    *chain = block;
-    for (unsigned i = 1; i < KEPT_EACH && last; i++)
-        last = last->hash_next;
-    if (last)
-        last->hash_next = NULL;
+    set->next = (set->next + 1) % KEPT_EACH;
+    *kept = (struct kept){
+        .block = block, .host = block->host, .mode = block->mode, .heat = block->heat};
+    kept->mask = block->bytes < 8 ? (UINT64_C(1) << 8 * block->bytes) - 1 : UINT64_MAX;
+    memcpy(&kept->begin, soft_block_bytes(block), 8); /* the arena goes on behind them */
+    kept->begin &= kept->mask;
 }
 
 static void block_drop(struct soft_vcpu *c, struct soft_block *block)
@@ -279,6 +292,15 @@ bool soft_cache_drop(struct soft_vcpu *c, const uint8_t *from, const uint8_t *to
     return entry->blocks == NULL;
 }
 
+void soft_cache_release(uint8_t *memory, size_t used, size_t *before)
+{
+    size_t from = (used + GUEST_PAGE_SIZE - 1) & ~(size_t)(GUEST_PAGE_SIZE - 1);
+
+    if (*before > from)
+        (void)madvise(memory + from, *before - from, MADV_REMOVE);
+    *before = from;
+}
+
 void soft_cache_clear(struct soft_vcpu *c)
 {
     struct soft_cache *cache = c->cache;
@@ -288,8 +310,8 @@ void soft_cache_clear(struct soft_vcpu *c)
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->kept, 0, sizeof cache->kept);
     memset(cache->pages, 0, sizeof cache->pages);
+    soft_cache_release(cache->arena, cache->arena_used, &cache->arena_before);
     cache->arena_used = 0;
-    (void)madvise(cache->arena, c->vm->code_bytes, MADV_REMOVE);
     soft_translator_clear(c);
     soft_code_forget_addresses(c);
 }
@@ -731,26 +753,40 @@ static bool block_is_same(const struct soft_block *block)
     return true;
 }
 
-/* Under the lock, on a marked page: a dropped block of the same bytes comes back. NULL: there is
- * none; `heat` is what one of other bytes had. */
+/* A dropped block of the bytes that are there now; NULL: there is none, and `heat` is what one of
+ * other bytes had. */
+static struct soft_block *kept_take(struct soft_vcpu *c, const uint8_t *host, uint8_t *heat)
+{
+    uint8_t mode = soft_code_mode(c);
+    struct kept_set *set = kept_set(c, host, mode);
+    size_t left = GUEST_PAGE_SIZE - ((uintptr_t)host & (GUEST_PAGE_SIZE - 1));
+    uint64_t begin = 0;
+
+    *heat = 0;
+    memcpy(&begin, host, left < sizeof begin ? left : sizeof begin);
+    for (struct kept *kept = set->kept; kept < set->kept + KEPT_EACH; kept++) {
+        struct soft_block *block = kept->block;
+
+        if (!block || kept->host != host || kept->mode != mode)
+            continue;
+        if (*heat < kept->heat)
+            *heat = kept->heat;
+        if ((begin & kept->mask) == kept->begin && block_is_same(block)) {
+            kept->block = NULL;
+            return block;
+        }
+    }
+    return NULL;
+}
+
+/* Under the lock, on a marked page. */
 static struct soft_block *block_revive(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa,
                                        uint8_t *heat)
 {
-    uint8_t mode = soft_code_mode(c);
-    struct soft_block **link = kept_chain(c, host, mode), *block;
+    struct soft_block *block = kept_take(c, host, heat);
 
-    *heat = 0;
-    for (; *link; link = &(*link)->hash_next) {
-        block = *link;
-        if (block->host != host || block->mode != mode)
-            continue;
-        *heat = block->heat;
-        if (block_is_same(block))
-            break;
-    }
-    if (!*link)
+    if (!block)
         return NULL;
-    *link = block->hash_next;
     block->gpa = gpa;
     soft_code_cover(c, gpa, block->bytes);
     for (unsigned i = 0; i < block->ahead_count; i++)

@@ -478,18 +478,14 @@ static void device_wrote(void *opaque, uint64_t gpa, uint64_t length)
     pthread_mutex_unlock(&vm->code->lock);
 }
 
-void soft_code_write_begin(struct soft_vcpu *c, const struct soft_code_store *store)
+void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length)
 {
-    struct code_page *page = page_of(c->vm, store->gpa);
+    struct code_page *page = page_of(c->vm, gpa);
 
     soft_code_lock(c);
-    /* Whoever made the bytes what they are has dropped what was made of others, or is about to. */
-    if (store->bytes && memcmp(store->host, store->bytes, store->length) == 0)
-        soft_count(&c->counters.code_stores_same);
-    else
-        page_written(c->vm, c, store->gpa, store->length);
+    page_written(c->vm, c, gpa, length);
     if (page && page->idle == IDLE_MAX)
-        page_unmark(c->vm, page, store->gpa);
+        page_unmark(c->vm, page, gpa);
     if (page)
         writer_choose(c, page);
 }
@@ -503,7 +499,7 @@ void soft_code_written(struct soft_vcpu *c, uint64_t gpa, unsigned length)
 {
     if (!mem_code_marked(c->vm->mem, gpa) || soft_code_is_apart(c, gpa, length))
         return;
-    soft_code_write_begin(c, &(struct soft_code_store){.gpa = gpa, .length = length});
+    soft_code_write_begin(c, gpa, length);
     soft_code_write_end(c);
 }
 

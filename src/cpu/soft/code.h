@@ -27,8 +27,6 @@ struct soft_block {
     uint8_t heat;        /* how often it was interpreted, up to what makes it worth translating */
     uint8_t *code;       /* translated: entry with the flags in the host's; NULL: not yet */
     uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
-    uint8_t *code_alone; /* the same, each access with a check of its own (translate_share.c) */
-    bool unshared;       /* code has no other kind of check */
     struct soft_link *incoming; /* jumps of translated code that lead here */
     uint64_t gpa;               /* of its first byte */
     const uint8_t *second;      /* the second page, on the host, of an instruction that has two */
@@ -62,6 +60,8 @@ void soft_cache_free(struct soft_vcpu *c);
 /* One bound, soft_vm.code_bytes, holds for all that a vCPU keeps of code: decoded, translated, and
  * what goes with that. It lies in mappings of this name; NULL: no memory. */
 void *soft_cache_map(size_t bytes);
+/* Of such memory, what is `used` will soon be so again; what was `before` that is given back. */
+void soft_cache_release(uint8_t *memory, size_t used, size_t *before);
 /* Whether `bytes` more stay within it. */
 bool soft_cache_has_room(const struct soft_vcpu *c, size_t bytes);
 
@@ -77,14 +77,8 @@ void soft_code_forget_addresses(struct soft_vcpu *c);
 void soft_code_forget_space(struct soft_vcpu *c, unsigned space);
 void soft_code_forget_page(struct soft_vcpu *c, uint64_t linear);
 
-/* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go, unless
- * these `bytes` (NULL: not known) are what is there already. */
-struct soft_code_store {
-    uint64_t gpa;
-    unsigned length;
-    const void *host, *bytes;
-};
-void soft_code_write_begin(struct soft_vcpu *c, const struct soft_code_store *store);
+/* Around a store to a page that holds decoded code (of any vCPU): blocks that overlap it go. */
+void soft_code_write_begin(struct soft_vcpu *c, uint64_t gpa, unsigned length);
 void soft_code_write_end(struct soft_vcpu *c);
 /* Whether this vCPU may store there without that: it alone may do so, and no block covers these
  * bytes. True until its next block boundary at most. Leaf code may ask. */

@@ -73,7 +73,6 @@ enum soft_activity {
     X(code_stores, "invalidation", "stores")                                                       \
     X(code_notes_vcpu, "invalidation", "notes_of_vcpus")                                           \
     X(code_notes_device, "invalidation", "notes_of_devices")                                       \
-    X(code_stores_same, "invalidation", "stores_of_the_same")                                      \
     X(dropped, "invalidation", "blocks")                                                           \
     X(revived, "invalidation", "blocks_come_back")
 /* clang-format on */

@@ -5,6 +5,7 @@
  */
 #include "cpu/soft/emit.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "cpu/soft/emit_encoding.h"
@@ -44,7 +45,20 @@ static uint8_t rex_bits(const struct encoding *c)
     return bits;
 }
 
-static bool put_legacy(struct emit *e, const struct encoding *c)
+/* The bytes of one instruction on their way, with room for INSN_ROOM. */
+static void add(uint8_t **at, uint8_t byte)
+{
+    *(*at)++ = byte;
+}
+
+/* `count` of 8 bytes: what lies behind them comes next. */
+static void add_value(uint8_t **at, uint64_t value, unsigned count)
+{
+    memcpy(*at, &value, sizeof value);
+    *at += count;
+}
+
+static bool put_legacy(uint8_t **at, const struct encoding *c)
 {
     static const uint8_t mandatory[] = {0, 0x66, 0xf3, 0xf2};
     uint8_t rex = (uint8_t)(rex_bits(c) | (c->wide ? 8 : 0));
@@ -52,125 +66,133 @@ static bool put_legacy(struct emit *e, const struct encoding *c)
     if (c->no_rex && (rex || c->rex))
         return false;
     if (c->addressing == AT_STATE || c->addressing == AT_ENTRY)
-        PUT(e, 0x65);
+        add(at, 0x65);
     if (c->lock)
-        PUT(e, 0xf0);
+        add(at, 0xf0);
     if (c->size_16 && c->pp != 1)
-        PUT(e, 0x66);
+        add(at, 0x66);
     if (c->pp)
-        PUT(e, mandatory[c->pp]);
+        add(at, mandatory[c->pp]);
     if (rex || c->rex)
-        PUT(e, (uint8_t)(0x40 | rex));
+        add(at, (uint8_t)(0x40 | rex));
     if (c->map > 0)
-        PUT(e, 0x0f);
+        add(at, 0x0f);
     if (c->map > 1)
-        PUT(e, (uint8_t)(c->map == 2 ? 0x38 : 0x3a));
+        add(at, (uint8_t)(c->map == 2 ? 0x38 : 0x3a));
     return true;
 }
 
 /* SDM vol. 2, 2.3.5: R, X, B and vvvv are inverted. */
-static void put_vex(struct emit *e, const struct encoding *c)
+static void put_vex(uint8_t **at, const struct encoding *c)
 {
     uint8_t bits = (uint8_t)(~rex_bits(c) & 7);
     uint8_t last = (uint8_t)((~c->vvvv & 15) << 3 | (c->vector_length & 1) << 2 | c->pp);
 
-    if (c->map == 1 && !c->wide && (bits & 3) == 3)
-        PUT(e, 0xc5, (uint8_t)((bits & 4) << 5 | last));
-    else
-        PUT(e, 0xc4, (uint8_t)(bits << 5 | c->map), (uint8_t)((c->wide ? 0x80 : 0) | last));
+    if (c->map == 1 && !c->wide && (bits & 3) == 3) {
+        add(at, 0xc5);
+        add(at, (uint8_t)((bits & 4) << 5 | last));
+        return;
+    }
+    add(at, 0xc4);
+    add(at, (uint8_t)(bits << 5 | c->map));
+    add(at, (uint8_t)((c->wide ? 0x80 : 0) | last));
 }
 
 /* SDM vol. 2, 2.7: R' and, for a register in rm, X are bit 4 of the numbers. */
-static void put_evex(struct emit *e, const struct encoding *c)
+static void put_evex(uint8_t **at, const struct encoding *c)
 {
     uint8_t bits = (uint8_t)(rex_bits(c) << 5 | bit(c->reg, 4, 4));
 
     if (c->addressing == AT_REGISTER)
         bits |= bit(c->rm, 4, 6);
-    PUT(e, 0x62, (uint8_t)((~bits & 0xf0) | c->map),
-        (uint8_t)((c->wide ? 0x80 : 0) | (~c->vvvv & 15) << 3 | 4 | c->pp),
-        (uint8_t)((c->p3 & 0xf7) | (c->vvvv & 16 ? 0 : 8)));
+    add(at, 0x62);
+    add(at, (uint8_t)((~bits & 0xf0) | c->map));
+    add(at, (uint8_t)((c->wide ? 0x80 : 0) | (~c->vvvv & 15) << 3 | 4 | c->pp));
+    add(at, (uint8_t)((c->p3 & 0xf7) | (c->vvvv & 16 ? 0 : 8)));
 }
 
 /* ModRM, SIB and displacement of [rm + disp]: RSP and R12 want a SIB byte, RBP and R13 a
- * displacement even if it is 0. EVEX scales 8-bit displacements, and so has only 0 among them. */
-static void put_base(struct emit *e, const struct encoding *c)
+ * displacement even if it is 0. EVEX scales 8-bit displacements, but has only 0 here. */
+static void put_base(uint8_t **at, const struct encoding *c)
 {
     uint8_t reg = (uint8_t)((c->reg & 7) << 3), rm = c->rm & 7;
-    bool short_disp = c->disp == (int8_t)c->disp && c->vex != X86_VEX_EVEX;
+    bool short_disp = c->disp == (int8_t)c->disp;
     unsigned bytes = c->disp == 0 && rm != HOST_RBP ? 0 : short_disp ? 1 : 4;
 
-    PUT(e, (uint8_t)((bytes == 0 ? 0 : bytes == 1 ? 0x40 : 0x80) | reg | rm));
+    add(at, (uint8_t)((bytes == 0 ? 0 : bytes == 1 ? 0x40 : 0x80) | reg | rm));
     if (rm == HOST_RSP)
-        PUT(e, 0x24);
-    put(e, &c->disp, bytes);
+        add(at, 0x24);
+    add_value(at, (uint32_t)c->disp, bytes);
 }
 
-static void put_index(struct emit *e, const struct encoding *c)
+static void put_index(uint8_t **at, const struct encoding *c)
 {
     uint8_t reg = (uint8_t)((c->reg & 7) << 3);
     uint8_t index = c->index == HOST_NONE ? HOST_RSP : c->index & 7;
-    bool short_disp = c->disp == (int8_t)c->disp && c->vex != X86_VEX_EVEX;
+    bool short_disp = c->disp == (int8_t)c->disp;
     unsigned bytes = short_disp ? 1 : 4;
 
     if (c->rm == HOST_NONE) { /* mod 0 with base 5: disp32 and no base */
-        PUT(e, (uint8_t)(reg | 4), (uint8_t)(c->scale << 6 | index << 3 | 5));
-        put(e, &c->disp, 4);
+        add(at, (uint8_t)(reg | 4));
+        add(at, (uint8_t)(c->scale << 6 | index << 3 | 5));
+        add_value(at, (uint32_t)c->disp, 4);
         return;
     }
     if (c->disp == 0 && (c->rm & 7) != HOST_RBP)
         bytes = 0;
-    PUT(e,
-        (uint8_t)((bytes == 0   ? 0
-                   : bytes == 1 ? 0x40
-                                : 0x80) |
-                  reg | 4),
-        (uint8_t)(c->scale << 6 | index << 3 | (c->rm & 7)));
-    put(e, &c->disp, bytes);
+    add(at, (uint8_t)((bytes == 0 ? 0 : bytes == 1 ? 0x40 : 0x80) | reg | 4));
+    add(at, (uint8_t)(c->scale << 6 | index << 3 | (c->rm & 7)));
+    add_value(at, (uint32_t)c->disp, bytes);
 }
 
-static void put_operands(struct emit *e, const struct encoding *c)
+static void put_operands(uint8_t **at, const struct encoding *c)
 {
     uint8_t reg = (uint8_t)((c->reg & 7) << 3);
 
     switch (c->addressing) {
     case AT_REGISTER:
-        PUT(e, (uint8_t)(0xc0 | reg | (c->rm & 7)));
+        add(at, (uint8_t)(0xc0 | reg | (c->rm & 7)));
         break;
     case AT_BASE:
-        put_base(e, c);
+        put_base(at, c);
         break;
     case AT_INDEX:
-        put_index(e, c);
+        put_index(at, c);
         break;
     case AT_STATE:
-        PUT(e, (uint8_t)(reg | 4), 0x25);
-        put(e, &c->disp, 4);
+        add(at, (uint8_t)(reg | 4));
+        add(at, 0x25);
+        add_value(at, (uint32_t)c->disp, 4);
         break;
     case AT_ENTRY:
-        PUT(e, (uint8_t)(0x80 | reg | (c->rm & 7)));
-        put(e, &c->disp, 4);
+        add(at, (uint8_t)(0x80 | reg | (c->rm & 7)));
+        add_value(at, (uint32_t)c->disp, 4);
         break;
     default:
         break;
     }
 }
 
+/* Where there is room for the longest, in place; else it may fit all the same. */
 bool encoding_put(struct emit *e, const struct encoding *c)
 {
     uint8_t buffer[INSN_ROOM];
-    struct emit own = {.at = buffer, .end = buffer + sizeof buffer};
+    bool roomy = !e->full && e->end - e->at >= (ptrdiff_t)sizeof buffer;
+    uint8_t *begin = roomy ? e->at : buffer, *at = begin;
 
     if (c->vex == X86_VEX_VEX)
-        put_vex(&own, c);
+        put_vex(&at, c);
     else if (c->vex == X86_VEX_EVEX)
-        put_evex(&own, c);
-    else if (!put_legacy(&own, c))
+        put_evex(&at, c);
+    else if (!put_legacy(&at, c))
         return false;
-    PUT(&own, (uint8_t)(c->addressing == IN_OPCODE ? (c->opcode & 0xf8) | (c->rm & 7) : c->opcode));
-    put_operands(&own, c);
-    put(&own, &c->immediate, c->immediate_bytes);
-    put(e, buffer, (unsigned)(own.at - buffer));
+    add(&at, c->addressing == IN_OPCODE ? (uint8_t)((c->opcode & 0xf8) | (c->rm & 7)) : c->opcode);
+    put_operands(&at, c);
+    add_value(&at, c->immediate, c->immediate_bytes);
+    if (roomy)
+        e->at = at;
+    else
+        put(e, buffer, (unsigned)(at - begin));
     return true;
 }
 
@@ -258,13 +280,6 @@ void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value)
 {
     put_state(e, OPCODE(.opcode = 0x83, .immediate = (uint8_t)value, .immediate_bytes = 1),
               (enum host_register)EMIT_CMP, disp);
-}
-
-void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value)
-{
-    put_state(
-        e, OPCODE(.opcode = 0x83, .wide = true, .immediate = (uint8_t)value, .immediate_bytes = 1),
-        (enum host_register)EMIT_SUB, disp);
 }
 
 static void put_entry(struct emit *e, struct encoding c, unsigned reg, enum host_register at)
@@ -389,14 +404,6 @@ void emit_alu_reg_imm32(struct emit *e, enum emit_alu op, enum host_register reg
     put_alu_imm(e, OPCODE(.immediate = (uint64_t)(int64_t)value), op, reg);
 }
 
-void emit_test_reg_imm(struct emit *e, enum host_register reg, int32_t value)
-{
-    put_register(e,
-                 OPCODE(.opcode = 0xf7, .wide = true, .immediate_bytes = 4,
-                        .immediate = (uint64_t)(int64_t)value),
-                 0, reg);
-}
-
 void emit_alu_reg_reg(struct emit *e, enum emit_alu op, enum host_register dst,
                       enum host_register src)
 {
@@ -459,20 +466,6 @@ void emit_shift_imm32(struct emit *e, enum emit_shift op, enum host_register reg
 void emit_divide(struct emit *e, bool is_signed, bool wide, enum host_register divisor)
 {
     put_register(e, OPCODE(.opcode = 0xf7, .wide = wide), is_signed ? 7 : 6, divisor);
-}
-
-void emit_imul_reg_imm(struct emit *e, enum host_register reg, int32_t value)
-{
-    put_register(
-        e, OPCODE(.opcode = 0x69, .wide = true, .immediate = (uint32_t)value, .immediate_bytes = 4),
-        reg, reg);
-}
-
-void emit_test_reg_imm8(struct emit *e, enum host_register reg, uint8_t value)
-{
-    put_register(
-        e, OPCODE(.opcode = 0xf6, .rex = reg >= HOST_RSP, .immediate = value, .immediate_bytes = 1),
-        0, reg);
 }
 
 void emit_not(struct emit *e, enum host_register reg)

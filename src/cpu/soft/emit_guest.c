@@ -236,11 +236,12 @@ static bool is_vector(const struct x86_insn *insn)
     return insn->op == X86_OP_VECTOR || insn->op == X86_OP_X87;
 }
 
-static struct name name_of_operand(const struct x86_vector_operand *operand)
+static void name_of_operand(const struct x86_vector_operand *operand, struct name *name)
 {
-    return (struct name){.access = operand->access,
-                         .number = operand->number,
-                         .present = operand->class == X86_CLASS_GPR};
+    name->access = operand->access;
+    name->number = operand->number;
+    name->present = operand->class == X86_CLASS_GPR;
+    name->byte = false;
 }
 
 /* Operands where ModRM.reg comes first, and where it names a register at all. */
@@ -260,33 +261,31 @@ static bool rm_is_named(const struct x86_insn *insn)
     return insn->form != X86_FORM_NONE && insn->form != X86_FORM_IMM && !insn->memory;
 }
 
-static struct names names_of(const struct x86_insn *insn, const struct x86_vector_insn *vector)
+/* Filled where the caller has it: a struct given back would be read before its bytes are there. */
+static void names_of(const struct x86_insn *insn, const struct x86_vector_insn *vector,
+                     struct names *names)
 {
     const struct effect *effect = &effects[insn->op];
-    bool bytes = insn->operand_size == 1;
-    struct names names = {0};
+    bool bytes = insn->operand_size == 1, first = reg_is_first(insn);
 
     if (is_vector(insn)) {
-        names.reg = name_of_operand(&vector->reg);
-        names.rm = name_of_operand(&vector->rm);
-        names.vvvv = name_of_operand(&vector->vvvv);
-        return names;
+        name_of_operand(&vector->reg, &names->reg);
+        name_of_operand(&vector->rm, &names->rm);
+        name_of_operand(&vector->vvvv, &names->vvvv);
+        return;
     }
-    if (reg_is_named(insn) && !(effect->flags & REG_OTHER))
-        names.reg = (struct name){.access = reg_is_first(insn) ? effect->first : effect->second,
-                                  .number = insn->reg,
-                                  .present = true,
-                                  .byte = bytes && insn->op != X86_OP_CRC32};
-    if (rm_is_named(insn))
-        names.rm =
-            (struct name){.access = reg_is_first(insn) ? effect->second : effect->first,
-                          .number = insn->rm,
-                          .present = true,
-                          .byte = bytes || insn->op == X86_OP_MOVZX8 || insn->op == X86_OP_MOVSX8};
-    if (effect->vvvv)
-        names.vvvv =
-            (struct name){.access = effect->vvvv, .number = insn->vvvv & 15, .present = true};
-    return names;
+    names->reg.present = reg_is_named(insn) && !(effect->flags & REG_OTHER);
+    names->reg.access = first ? effect->first : effect->second;
+    names->reg.number = insn->reg;
+    names->reg.byte = bytes && insn->op != X86_OP_CRC32;
+    names->rm.present = rm_is_named(insn);
+    names->rm.access = first ? effect->second : effect->first;
+    names->rm.number = insn->rm;
+    names->rm.byte = bytes || insn->op == X86_OP_MOVZX8 || insn->op == X86_OP_MOVSX8;
+    names->vvvv.present = effect->vvvv != 0;
+    names->vvvv.access = effect->vvvv;
+    names->vvvv.number = insn->vvvv & 15;
+    names->vvvv.byte = false;
 }
 
 static bool is_high_byte(const struct x86_insn *insn, const struct name *name)
@@ -354,8 +353,9 @@ static void vector_implicit_count(const struct x86_vector_insn *vector, struct e
 void emit_registers_of(const struct x86_insn *insn, const struct x86_vector_insn *vector,
                        struct emit_registers *out)
 {
-    struct names names = names_of(insn, vector);
+    struct names names;
 
+    names_of(insn, vector, &names);
     *out = (struct emit_registers){0};
     name_count(insn, &names.reg, out);
     name_count(insn, &names.rm, out);
@@ -481,8 +481,9 @@ static bool name_encode(const struct x86_insn *insn, const struct name *name,
 static bool names_encode(const struct x86_insn *insn, const struct x86_vector_insn *vector,
                          const struct emit_rename *rename, struct encoding *c)
 {
-    struct names names = names_of(insn, vector);
+    struct names names;
 
+    names_of(insn, vector, &names);
     return name_encode(insn, &names.reg, rename, c, &c->reg) &&
            name_encode(insn, &names.rm, rename, c, &c->rm) &&
            name_encode(insn, &names.vvvv, rename, c, &c->vvvv);
@@ -522,16 +523,6 @@ static void integer_encode(const struct x86_insn *insn, struct encoding *c)
         c->opcode = 0x80;
 }
 
-static void memory_encode(const struct emit_rename *rename, struct encoding *c)
-{
-    c->rm = rename->memory_base;
-    c->index = rename->memory_index;
-    c->scale = rename->memory_scale;
-    c->disp = rename->memory_disp;
-    if (c->rm == HOST_NONE || c->index != HOST_NONE)
-        c->addressing = AT_INDEX;
-}
-
 bool emit_insn(struct emit *e, const struct x86_insn *insn, const struct x86_vector_insn *vector,
                const struct emit_rename *rename)
 {
@@ -561,7 +552,7 @@ bool emit_insn(struct emit *e, const struct x86_insn *insn, const struct x86_vec
     else if (!is_vector(insn) && (insn->memory || rm_is_named(insn)))
         short_form_encode(insn, &c);
     if (c.addressing == AT_BASE)
-        memory_encode(rename, &c);
+        c.rm = rename->memory_base;
     c.immediate_bytes = (uint8_t)immediate_bytes(&c, insn->operand_size);
     return encoding_put(e, &c);
 }

@@ -170,12 +170,7 @@ static void part_store(const struct span *s, const struct part *part, const uint
     /* Asked now, not when the span was prepared: the other part may have waited for the lock. */
     if (mem_code_marked(s->c->vm->mem, part->target.gpa) &&
         !soft_code_is_apart(s->c, part->target.gpa, part->length)) {
-        const struct soft_code_store store = {.gpa = part->target.gpa,
-                                              .length = part->length,
-                                              .host = part->target.host,
-                                              .bytes = bytes};
-
-        soft_code_write_begin(s->c, &store);
+        soft_code_write_begin(s->c, part->target.gpa, part->length);
         host_copy(part->target.host, bytes, part->length);
         soft_code_write_end(s->c);
         return;
@@ -491,8 +486,7 @@ static __attribute__((noinline)) void *rmw_slow(struct soft_vcpu *c, uint64_t li
         soft_trail_store(c, s.part[0].target.host, size);
     if (mem_code_marked(c->vm->mem, s.part[0].target.gpa) &&
         !soft_code_is_apart(c, s.part[0].target.gpa, size)) {
-        soft_code_write_begin(
-            c, &(struct soft_code_store){.gpa = s.part[0].target.gpa, .length = size});
+        soft_code_write_begin(c, s.part[0].target.gpa, size);
         c->rmw_locked = true;
     }
     return s.part[0].target.host;

@@ -164,9 +164,7 @@ static const uint8_t *body_of(const struct soft_block *block)
 
 static void link_patch(struct soft_translator *t, struct soft_link *link, struct soft_block *target)
 {
-    const uint8_t *to = link->alone             ? target->code_alone
-                        : link->flags_in_memory ? target->code_flags
-                                                : target->code;
+    const uint8_t *to = link->flags_in_memory ? target->code_flags : target->code;
 
     if (link->flags_anywhere)
         to = body_of(target);
@@ -267,12 +265,12 @@ void soft_translator_clear(struct soft_vcpu *c)
     t->used = t->fixed_bytes;
     t->cold_used = t->cold_from;
     t->flushes++;
+    soft_cache_release((uint8_t *)t->links, t->link_count * sizeof *t->links, &t->before[0]);
+    soft_cache_release((uint8_t *)t->sites, t->site_count * sizeof *t->sites, &t->before[1]);
+    soft_cache_release((uint8_t *)t->paces, t->pace_count * sizeof *t->paces, &t->before[2]);
     t->link_count = 0;
     t->site_count = 0;
     t->pace_count = 0;
-    (void)madvise(t->links, c->vm->code_bytes, MADV_REMOVE);
-    (void)madvise(t->sites, c->vm->code_bytes, MADV_REMOVE);
-    (void)madvise(t->paces, c->vm->code_bytes, MADV_REMOVE);
     memset(c->lookup, 0, sizeof c->lookup);
     c->return_stack = c->return_base;
 }
@@ -448,13 +446,12 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
     struct soft_link *link = &t->links[c->exit_value];
     uint64_t flushes = t->flushes;
     struct soft_block *block;
-    const uint8_t *at;
 
     exit_begin(c);
     soft_count(&c->counters.exit_link);
     c->rip = c->code_page + (uint64_t)link->target;
     block = next_block(c);
-    if (!block || (link->alone && !soft_translate_alone(c, block)))
+    if (!block)
         return NULL;
     /* The page may have been exchanged since the jump's block was entered, and a second page may be
      * at any time: such a block has guarded links alone. */
@@ -463,8 +460,7 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
         link_patch(t, link, block);
         soft_count(&c->counters.linked);
     }
-    at = block_entry(c, block);
-    return link->alone ? block->code_alone : at;
+    return block_entry(c, block);
 }
 
 const uint8_t *soft_exit_rip(struct soft_vcpu *c)

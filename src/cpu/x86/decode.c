@@ -5,6 +5,8 @@
  */
 #include "cpu/x86/decode.h"
 
+#include <stddef.h>
+
 #include "cpu/x86/state.h"
 
 /* What an opcode asks of the decoder. */
@@ -264,27 +266,42 @@ static void reader_fail(struct reader *r, enum x86_decode_result why)
         r->trouble = why;
 }
 
+/* Whether `count` bytes more are there and belong to the instruction. */
+static bool may_read(struct reader *r, unsigned count)
+{
+    if (r->at + count <= X86_INSN_BYTES_MAX && r->at + count <= r->available)
+        return true;
+    reader_fail(r, r->at + count > X86_INSN_BYTES_MAX ? X86_DECODE_TOO_LONG : X86_DECODE_MORE);
+    return false;
+}
+
+/* 1, 2, 4 or 8 */
 static uint64_t read_bytes(struct reader *r, unsigned count)
 {
     uint64_t value = 0;
 
-    if (r->at + count > X86_INSN_BYTES_MAX) {
-        reader_fail(r, X86_DECODE_TOO_LONG);
+    if (!may_read(r, count))
         return 0;
+    switch (count) {
+    case 1:
+        value = r->bytes[r->at];
+        break;
+    case 2:
+        __builtin_memcpy(&value, r->bytes + r->at, 2);
+        break;
+    case 4:
+        __builtin_memcpy(&value, r->bytes + r->at, 4);
+        break;
+    default:
+        __builtin_memcpy(&value, r->bytes + r->at, 8);
     }
-    if (r->at + count > r->available) {
-        reader_fail(r, X86_DECODE_MORE);
-        return 0;
-    }
-    for (unsigned i = 0; i < count; i++)
-        value |= (uint64_t)r->bytes[r->at + i] << (8 * i);
     r->at += count;
     return value;
 }
 
 static uint8_t read_byte(struct reader *r)
 {
-    return (uint8_t)read_bytes(r, 1);
+    return may_read(r, 1) ? r->bytes[r->at++] : 0;
 }
 
 static uint64_t read_signed(struct reader *r, unsigned count)
@@ -904,10 +921,37 @@ static void rules_check(struct reader *r, const struct entry *entry)
         reader_fail(r, X86_DECODE_UD);
 }
 
+/* All but its bytes. Word by word, each for itself: compilers make of an assignment a REP STOS,
+ * which takes as long as the rest of the decoder. */
 static void insn_clear(struct x86_insn *insn)
 {
-    *insn = (struct x86_insn){
-        .base = X86_REG_NONE, .index = X86_REG_NONE, .segment = X86_DS, .op = X86_OP_INVALID};
+    typedef uint64_t __attribute__((may_alias)) word;
+    volatile word *words = (volatile word *)(void *)insn;
+
+    _Static_assert(offsetof(struct x86_insn, evex_p3) == 40, "five words");
+    _Static_assert(offsetof(struct x86_insn, bytes) == 42, "two bytes, and its own");
+    for (unsigned i = 0; i < 5; i++)
+        words[i] = 0;
+    insn->evex_p3 = 0;
+    insn->evex_r = 0;
+    insn->base = X86_REG_NONE;
+    insn->index = X86_REG_NONE;
+    insn->segment = X86_DS;
+    insn->op = X86_OP_INVALID;
+}
+
+/* As many as it has; what lies behind them says nothing. */
+static void bytes_keep(const struct reader *r)
+{
+    struct x86_insn *insn = r->insn;
+
+    insn->length = (uint8_t)r->at;
+    if (r->available >= sizeof insn->bytes) {
+        __builtin_memcpy(insn->bytes, r->bytes, sizeof insn->bytes);
+        return;
+    }
+    for (size_t i = 0; i < r->at; i++)
+        insn->bytes[i] = r->bytes[i];
 }
 
 enum x86_decode_result x86_decode(struct x86_insn *insn, enum x86_code_size code_size,
@@ -934,9 +978,7 @@ enum x86_decode_result x86_decode(struct x86_insn *insn, enum x86_code_size code
         if (r.trouble == X86_DECODE_OK)
             rules_check(&r, &entry);
     }
-    insn->length = (uint8_t)r.at;
-    for (size_t i = 0; i < r.at; i++)
-        insn->bytes[i] = bytes[i];
+    bytes_keep(&r);
     return r.trouble;
 }
 
