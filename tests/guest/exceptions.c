@@ -42,6 +42,9 @@ CODE32(e_into, "mov $0x7f, %al\n add $1, %al\n into" STOP);
 CODE32(e_into_no, "xor %eax, %eax\n into" STOP);
 CODE32(e_bound, "bound %eax, (%edx)" STOP);
 CODE16(e_bound16, "bound %ax, (%bx)" STOP);
+CODE64(e_passed, "push $0\n xor %edx, %edx\n mov $1, %edi\n mov $2, %ecx\n orq $0x67, (%rsp)\n"
+                 " jg 1f\n mov $1, %edx\n 1: idiv %edx\n cmp %rcx, %rdi\n mov (%rsp), %rax\n"
+                 " jmp 2f\n 2: xor %eax, %eax" STOP);
 
 struct simple_case {
     const char *what;
@@ -497,8 +500,24 @@ static void test_resume_flag(void)
     CHECK("INT n", c.rflags & FLAG_RF, 0);
 }
 
+/* A jump passes the flags of an operation on to one that faults, and others made flags since. */
+static void test_passed_flags(void)
+{
+    part("flags of another block");
+    const u64 arith = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF;
+    u64 seen = 0;
+    struct context c;
+    for (u32 i = 0; i < 20; i++) {
+        c = run_kernel(e_passed);
+        seen |= c.rflags & arith;
+    }
+    CHECK("#DE", c.vector, DE);
+    CHECK("flags of OR", seen, 0);
+}
+
 void guest_main(void)
 {
+    test_passed_flags();
     test_simple();
     test_branches();
     test_fpu();

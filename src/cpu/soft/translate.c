@@ -335,6 +335,7 @@ static void entries_emit(struct translation *tr, unsigned need)
         block->code_flags = to_execute(tr->t, tr->e.at);
     tr->flags_host = need == TR_FLAGS_MEMORY;
     tr->flags_memory = tr->flags_recorded = need != TR_FLAGS_MEMORY;
+    tr->flags_recipe = 0; /* the block's last one, perhaps */
     if (need == TR_FLAGS_MEMORY)
         tr_flags_save(tr);
     else
