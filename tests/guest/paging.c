@@ -590,6 +590,18 @@ static void test_stac(void)
         world_long(&c);
         CHECK_TRAP("after it", &c, PF, ERROR_P | (i % 3 == 2 ? ERROR_W : 0), pieces[i % 3].end);
     }
+    for (int i = 0; i < 60; i++) { /* the same code without SMAP, and with it again */
+        cr4_set(i / 20 % 2 ? cr4 | CR4_SMAP : cr4 & ~CR4_SMAP);
+        struct context c = context_kernel(pieces[i % 2].code);
+        c.rdi = VA(0);
+        c.rsi = VA(0);
+        world_long(&c);
+        if (i / 20 % 2)
+            CHECK_TRAP("SMAP on", &c, PF, ERROR_P, pieces[i % 2].end);
+        else
+            CHECK_STOP("SMAP off", &c);
+        CHECK("AC", c.rflags & FLAG_AC, 0);
+    }
     cr4_set(cr4);
 }
 

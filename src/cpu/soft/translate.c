@@ -173,6 +173,29 @@ void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf)
     tr_jump_to(tr, tr->t->fixed.lookup[1]);
 }
 
+struct cold *tr_leaf_else(struct translation *tr, unsigned i, uint8_t *place, soft_leaf *leaf)
+{
+    struct cold *cold = tr_cold_add(tr, place, COLD_LEAF);
+
+    cold->op = i;
+    cold->units = tr->units;
+    cold->leaf = leaf;
+    return cold;
+}
+
+/* If the leaf declines, what that adds follows later. */
+static void cold_leaf(struct translation *tr, const struct cold *cold)
+{
+    uint8_t *back = cold->back;
+
+    tr_flags_cook(tr, cold->recipe);
+    tr->flags_memory = true;
+    tr->units = cold->units;
+    leaf_call(tr, cold->op, cold->leaf);
+    tr->cold[tr->cold_count - 1].back = back;
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), back);
+}
+
 /* -- a block -- */
 
 static bool is_bit_string(const struct x86_insn *insn)
@@ -298,6 +321,9 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
     switch (cold->kind) {
     case COLD_OP:
         cold_twin(tr, cold);
+        break;
+    case COLD_LEAF:
+        cold_leaf(tr, cold);
         break;
     case COLD_SLOT:
     case COLD_HASH:

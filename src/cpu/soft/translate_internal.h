@@ -72,11 +72,11 @@ struct soft_translator {
     struct soft_vcpu *vcpu;
     uint8_t *write, *execute;
     uint8_t *reserved[2]; /* the address space around the two */
-    uint8_t *stack; /* the return stack's memory, STACK_BYTES */
+    uint8_t *stack;       /* the return stack's memory, STACK_BYTES */
     /* Fixed code, then the blocks' own, up to cold_from; from there on what they have out of line,
      * so that it takes no room in the host's instruction caches. */
     size_t bytes, fixed_bytes, used, cold_from, cold_used; /* of address space; offsets */
-    size_t joined; /* up to here large pages were tried */
+    size_t joined;                                         /* up to here large pages were tried */
     struct fixed fixed;
     struct soft_link *links;
     struct site *sites;
@@ -138,6 +138,7 @@ enum cold_kind {
     COLD_OP,   /* the interpreted twin of an operation */
     COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
     COLD_HASH, /* not in the TLB: as COLD_SLOT */
+    COLD_LEAF, /* a leaf, where what is inline does not do */
     COLD_RUN,  /* the same for a run of pushes or pops: else one by one */
     COLD_FUEL, /* see fuel_emit() */
     COLD_UNIT, /* the state of a unit is not loaded */
@@ -166,6 +167,7 @@ struct cold {
     uint8_t *hit;           /* COLD_SLOT: where to go on with the host address in R10 */
     int32_t slot;           /* COLD_SLOT, COLD_HASH, COLD_RUN: of its tag */
     struct soft_pace *pace; /* COLD_SLOT: see translate_memory.c; NULL: none */
+    soft_leaf *leaf;        /* COLD_LEAF */
     uint8_t access, size;   /* COLD_SLOT, COLD_RUN */
     unsigned end;           /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
@@ -243,6 +245,9 @@ void tr_units_load(struct translation *tr, unsigned i, unsigned units);
 void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf);
 /* The same for an operation that ends the block: the leaf has set c->rip, canonical. */
 void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf);
+/* A leaf out of line, where a jump at `place` leads, for an operation of which only the usual case
+ * is inline; that has left the flags where they were. The caller sets `back`. */
+struct cold *tr_leaf_else(struct translation *tr, unsigned i, uint8_t *place, soft_leaf *leaf);
 
 /* -- flags (translate_flags.c) -- */
 
@@ -293,6 +298,9 @@ struct check {
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
 void tr_check(struct translation *tr, const struct check *check);
 void tr_check_cold(struct translation *tr, const struct cold *cold);
+/* R10 from linear to host address where the TLB allows this access to one byte, with R11 spoilt.
+ * Gives the place of the jump where it does not; all other registers are as they were there. */
+uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access);
 /* A guess, for the sake of speed. */
 bool tr_is_loop(const struct translation *tr);
 

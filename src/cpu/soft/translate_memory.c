@@ -103,6 +103,11 @@ static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsig
     return miss;
 }
 
+uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access)
+{
+    return hash_emit(tr, access, 1);
+}
+
 static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t *place)
 {
     struct soft_translator *t = tr->t;

@@ -1,5 +1,6 @@
 /*
- * The translator's string instructions: MOVS, STOS and LODS without REP inline, all others as leaf.
+ * The translator's string instructions: MOVS and STOS inline where they end in the page where they
+ * begin, LODS without REP inline, all others as leaf.
  * See translate.c and doc/soft.md.
  *
  * Threads: a vCPU's own. Input: guest code, decoded.
@@ -11,16 +12,24 @@ static bool is_repeated(const struct x86_insn *insn)
     return insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE);
 }
 
-static void source_check(struct translation *tr, unsigned i)
+/* To R10. */
+static void source_linear(struct translation *tr, unsigned i)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
-    const struct check check = {.op = i, .size = insn->operand_size, .access = SOFT_READ};
 
     emit_mov_reg_reg(&tr->e, HOST_R10, HOST_RSI);
     if (insn->segment >= X86_FS)
         emit_alu_reg_state(&tr->e, EMIT_ADD, HOST_R10,
                            STATE(seg[0]) + (int32_t)(insn->segment * sizeof(struct x86_segment) +
                                                      offsetof(struct x86_segment, base)));
+}
+
+static void source_check(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    const struct check check = {.op = i, .size = insn->operand_size, .access = SOFT_READ};
+
+    source_linear(tr, i);
     tr_check(tr, &check);
 }
 
@@ -99,6 +108,103 @@ static void single_emit(struct translation *tr, unsigned i)
     }
 }
 
+/* Jumps to one leaf. */
+struct exceptions {
+    uint8_t *place[5];
+    unsigned count;
+};
+
+static void except(struct exceptions *x, uint8_t *place)
+{
+    x->place[x->count++] = place;
+}
+
+/* R10 from the operand's linear address to its host address, for RCX elements. */
+static void part_check(struct translation *tr, unsigned i, enum soft_access access,
+                       struct exceptions *x)
+{
+    unsigned size = tr->block->ops[i].insn.operand_size;
+    struct emit *e = &tr->e;
+
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, GUEST_PAGE_SIZE - 1);
+    emit_lea(e, HOST_R11, HOST_R11, HOST_RCX, (unsigned)__builtin_ctz(size), 0);
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, GUEST_PAGE_SIZE);
+    except(x, emit_jcc_rel32(e, EMIT_IF_A));
+    except(x, tr_tlb_look(tr, access));
+}
+
+/* At least one element, at most a page of them, upwards. */
+static void count_check(struct translation *tr, unsigned i, struct exceptions *x)
+{
+    const int32_t most = (int32_t)GUEST_PAGE_SIZE / tr->block->ops[i].insn.operand_size;
+    struct emit *e = &tr->e;
+
+    emit_mov_reg_state32(e, HOST_R11, STATE(rflags));
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, X86_RFLAGS_DF);
+    emit_shift_imm32(e, EMIT_SHL, HOST_R11, 20);
+    emit_lea(e, HOST_R10, HOST_RCX, HOST_NONE, 0, -1);
+    emit_alu_reg_reg(e, EMIT_OR, HOST_R10, HOST_R11);
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, most - 1);
+    except(x, emit_jcc_rel32(e, EMIT_IF_A));
+}
+
+/* The host's own instruction at host addresses: R10, and of the source saved_rcx. */
+static void host_string_emit(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct emit_rename rename = {0};
+    struct emit *e = &tr->e;
+
+    for (unsigned n = 0; n < 16; n++)
+        rename.gpr[n] = (uint8_t)n;
+    emit_mov_reg_reg(e, HOST_R11, HOST_RDI);
+    emit_alu_reg_reg(e, EMIT_SUB, HOST_R11, HOST_R10);
+    emit_mov_reg_reg(e, HOST_RDI, HOST_R10);
+    if (insn->op == X86_OP_MOVS)
+        emit_mov_reg_state(e, HOST_RSI, STATE(saved_rcx));
+    if (!emit_insn(e, insn, NULL, &rename))
+        e->full = true;
+    emit_alu_reg_reg(e, EMIT_ADD, HOST_RDI, HOST_R11);
+    if (insn->op == X86_OP_MOVS)
+        emit_alu_reg_state(e, EMIT_ADD, HOST_RSI, STATE(saved_rax));
+}
+
+static void source_keep(struct translation *tr, unsigned i, struct exceptions *x)
+{
+    struct emit *e = &tr->e;
+
+    source_linear(tr, i);
+    part_check(tr, i, SOFT_READ, x);
+    emit_mov_state_reg(e, STATE(saved_rcx), HOST_R10);
+    emit_mov_reg_reg(e, HOST_R11, HOST_RSI);
+    emit_alu_reg_reg(e, EMIT_SUB, HOST_R11, HOST_R10);
+    emit_mov_state_reg(e, STATE(saved_rax), HOST_R11);
+}
+
+/* REP MOVS and REP STOS, which do not look at the flags, where both ends lie on one page each that
+ * is in the TLB; all else is the leaf's. */
+static void repeated_emit(struct translation *tr, unsigned i)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+    struct exceptions x = {0};
+    struct emit *e = &tr->e;
+    uint8_t *back;
+
+    tr_flags_clobber(tr);
+    count_check(tr, i, &x);
+    if (op->insn.op == X86_OP_MOVS)
+        source_keep(tr, i, &x);
+    emit_mov_reg_reg(e, HOST_R10, HOST_RDI);
+    part_check(tr, i, SOFT_WRITE, &x);
+    host_string_emit(tr, i);
+    back = e->at;
+    tr_exit_direct(tr, tr_page_offset(tr, op->next), i);
+    for (unsigned n = 0; n < x.count; n++)
+        emit_patch_rel32(x.place[n], e->at);
+    tr_leaf_else(tr, i, emit_jmp_rel32(e), soft_leaf_string)->back = back;
+}
+
 bool tr_string(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
@@ -106,7 +212,9 @@ bool tr_string(struct translation *tr, unsigned i)
 
     if (insn->address_size != 8)
         return false;
-    if (is_repeated(insn)) {
+    if (is_repeated(insn) && (insn->op == X86_OP_MOVS || insn->op == X86_OP_STOS)) {
+        repeated_emit(tr, i);
+    } else if (is_repeated(insn)) {
         tr_leaf(tr, i, soft_leaf_string);
         tr_exit_direct(tr, tr_page_offset(tr, op->next), i);
     } else if (insn->op == X86_OP_CMPS || insn->op == X86_OP_SCAS) {

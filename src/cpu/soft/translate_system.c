@@ -228,8 +228,6 @@ static const struct leaf_row {
     [X86_OP_SYSRET] = {soft_leaf_sysret, true, false},
     [X86_OP_IRET] = {soft_leaf_iret, true, true},
     [X86_OP_POPF] = {soft_leaf_popf, false, true},
-    [X86_OP_STAC] = {soft_leaf_smap, false, false},
-    [X86_OP_CLAC] = {soft_leaf_smap, false, false},
     [X86_OP_MOV_TO_CR] = {soft_leaf_mov_to_cr, true, false},
     [X86_OP_INVLPG] = {soft_leaf_invlpg, true, false},
     [X86_OP_MOV_TO_SEG] = {soft_leaf_mov_to_seg, true, true},
@@ -240,6 +238,79 @@ static const struct leaf_row {
     [X86_OP_RDMSR] = {soft_leaf_rdmsr, false, false},
     [X86_OP_WRMSR] = {soft_leaf_wrmsr, true, false},
 };
+
+/* STAC and CLAC of 64-bit code at CPL 0, where they change how permissions are judged; all else is
+ * the leaf's. */
+
+/* What cpl, code_size, privilege and long_mode are then, as one word. */
+#define WHO(privilege) ((uint32_t)X86_CODE_64 << 8 | (uint32_t)(privilege) << 16 | 1u << 24)
+_Static_assert(offsetof(struct soft_vcpu, long_mode) == offsetof(struct soft_vcpu, cpl) + 3,
+               "they lie together");
+
+/* From one TLB to another, and AC with it. */
+static void privilege_set(struct emit *e, enum soft_privilege privilege)
+{
+    emit_mov_state_imm32(e, STATE(cpl), WHO(privilege));
+    emit_mov_reg_state(e, HOST_R10, STATE(tlb[0]) + 8 * (int32_t)privilege);
+    emit_mov_state_reg(e, STATE(tlb_now), HOST_R10);
+    emit_mov_reg_state32(e, HOST_R10, STATE(rflags));
+    if (privilege == SOFT_KERNEL)
+        emit_alu_reg_imm32(e, EMIT_OR, HOST_R10, X86_RFLAGS_AC);
+    else
+        emit_alu_reg_imm32(e, EMIT_AND, HOST_R10, ~(int32_t)X86_RFLAGS_AC);
+    emit_mov_state_reg32(e, STATE(rflags), HOST_R10);
+}
+
+static void stac_emit(struct emit *e)
+{
+    privilege_set(e, SOFT_KERNEL);
+    emit_mov_reg_imm64(e, HOST_R10, 0);
+    emit_mov_state_reg(e, STATE(slot_fills), HOST_R10);
+}
+
+/* As soft_slots_end_ac() does. Gives the jump to the leaf: for CR4.SMAP = 0, or more slots. */
+static uint8_t *clac_emit(struct emit *e)
+{
+    _Static_assert(X86_CR4_SMAP == 2u << 20, "shifted, it bounds the slots");
+    uint8_t *other, *none;
+
+    emit_mov_reg_state32(e, HOST_R10, STATE(cr4));
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R10, X86_CR4_SMAP);
+    emit_shift_imm32(e, EMIT_SHR, HOST_R10, 20);
+    emit_mov_reg_state(e, HOST_R11, STATE(slot_fills));
+    emit_alu_reg_reg(e, EMIT_CMP, HOST_R11, HOST_R10);
+    other = emit_jcc_rel32(e, EMIT_IF_AE);
+    emit_alu_reg_reg32(e, EMIT_OR, HOST_R11, HOST_R11);
+    none = emit_jcc_rel32(e, EMIT_IF_E);
+    emit_mov_reg_state(e, HOST_R10, STATE(slot_empty));
+    emit_mov_reg_state(e, HOST_R11, STATE(slot_filled));
+    HOST_INSN(e, 0x65, 0x4d, 0x89, 0x13); /* MOV [GS:R11], R10 */
+    emit_patch_rel32(none, e->at);
+    privilege_set(e, SOFT_KERNEL_SMAP);
+    return other;
+}
+
+static bool smap_emit(struct translation *tr, unsigned i)
+{
+    bool set = tr->block->ops[i].insn.op == X86_OP_STAC;
+    uint8_t *who, *other = NULL;
+    struct emit *e = &tr->e;
+
+    if (is_user(tr) || !tr->c->vm->cpuid->feature[X86_FEATURE_SMAP])
+        return false;
+    tr_flags_clobber(tr);
+    emit_mov_reg_state32(e, HOST_R10, STATE(cpl));
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_R10, (int32_t)WHO(set ? SOFT_KERNEL_SMAP : SOFT_KERNEL));
+    who = emit_jcc_rel32(e, EMIT_IF_NE);
+    if (set)
+        stac_emit(e);
+    else
+        other = clac_emit(e);
+    tr_leaf_else(tr, i, who, soft_leaf_smap)->back = e->at;
+    if (other)
+        tr_leaf_else(tr, i, other, soft_leaf_smap)->back = e->at;
+    return true;
+}
 
 static bool leaf_emit(struct translation *tr, unsigned i)
 {
@@ -266,6 +337,9 @@ bool tr_system(struct translation *tr, unsigned i)
     case X86_OP_CLD:
     case X86_OP_STD:
         return direction_emit(tr, i);
+    case X86_OP_STAC:
+    case X86_OP_CLAC:
+        return smap_emit(tr, i);
     case X86_OP_SWAPGS:
         return swapgs_emit(tr, i);
     case X86_OP_MOV_FROM_SEG:
