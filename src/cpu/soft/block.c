@@ -140,6 +140,8 @@ enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_
     block->ahead_count = 0;
     block->heat = 0;
     block->code = NULL;
+    block->code_alone = NULL;
+    block->unshared = false;
     block->incoming = NULL;
     block->second = NULL;
     block->head = NULL;

@@ -27,6 +27,8 @@ struct soft_block {
     uint8_t heat;        /* how often it was interpreted, up to what makes it worth translating */
     uint8_t *code;       /* translated: entry with the flags in the host's; NULL: not yet */
     uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
+    uint8_t *code_alone; /* the same, each access with a check of its own (translate_share.c) */
+    bool unshared;       /* code has no other kind of check */
     struct soft_link *incoming; /* jumps of translated code that lead here */
     uint64_t gpa;               /* of its first byte */
     const uint8_t *second;      /* the second page, on the host, of an instruction that has two */

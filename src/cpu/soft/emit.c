@@ -112,11 +112,11 @@ static void put_evex(uint8_t **at, const struct encoding *c)
 }
 
 /* ModRM, SIB and displacement of [rm + disp]: RSP and R12 want a SIB byte, RBP and R13 a
- * displacement even if it is 0. EVEX scales 8-bit displacements, but has only 0 here. */
+ * displacement even if it is 0. EVEX scales 8-bit displacements, and so has only 0 among them. */
 static void put_base(uint8_t **at, const struct encoding *c)
 {
     uint8_t reg = (uint8_t)((c->reg & 7) << 3), rm = c->rm & 7;
-    bool short_disp = c->disp == (int8_t)c->disp;
+    bool short_disp = c->disp == (int8_t)c->disp && c->vex != X86_VEX_EVEX;
     unsigned bytes = c->disp == 0 && rm != HOST_RBP ? 0 : short_disp ? 1 : 4;
 
     add(at, (uint8_t)((bytes == 0 ? 0 : bytes == 1 ? 0x40 : 0x80) | reg | rm));
@@ -129,7 +129,7 @@ static void put_index(uint8_t **at, const struct encoding *c)
 {
     uint8_t reg = (uint8_t)((c->reg & 7) << 3);
     uint8_t index = c->index == HOST_NONE ? HOST_RSP : c->index & 7;
-    bool short_disp = c->disp == (int8_t)c->disp;
+    bool short_disp = c->disp == (int8_t)c->disp && c->vex != X86_VEX_EVEX;
     unsigned bytes = short_disp ? 1 : 4;
 
     if (c->rm == HOST_NONE) { /* mod 0 with base 5: disp32 and no base */
@@ -282,6 +282,13 @@ void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value)
               (enum host_register)EMIT_CMP, disp);
 }
 
+void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value)
+{
+    put_state(
+        e, OPCODE(.opcode = 0x83, .wide = true, .immediate = (uint8_t)value, .immediate_bytes = 1),
+        (enum host_register)EMIT_SUB, disp);
+}
+
 static void put_entry(struct emit *e, struct encoding c, unsigned reg, enum host_register at)
 {
     c.addressing = AT_ENTRY;
@@ -404,6 +411,14 @@ void emit_alu_reg_imm32(struct emit *e, enum emit_alu op, enum host_register reg
     put_alu_imm(e, OPCODE(.immediate = (uint64_t)(int64_t)value), op, reg);
 }
 
+void emit_test_reg_imm(struct emit *e, enum host_register reg, int32_t value)
+{
+    put_register(e,
+                 OPCODE(.opcode = 0xf7, .wide = true, .immediate_bytes = 4,
+                        .immediate = (uint64_t)(int64_t)value),
+                 0, reg);
+}
+
 void emit_alu_reg_reg(struct emit *e, enum emit_alu op, enum host_register dst,
                       enum host_register src)
 {
@@ -466,6 +481,20 @@ void emit_shift_imm32(struct emit *e, enum emit_shift op, enum host_register reg
 void emit_divide(struct emit *e, bool is_signed, bool wide, enum host_register divisor)
 {
     put_register(e, OPCODE(.opcode = 0xf7, .wide = wide), is_signed ? 7 : 6, divisor);
+}
+
+void emit_imul_reg_imm(struct emit *e, enum host_register reg, int32_t value)
+{
+    put_register(
+        e, OPCODE(.opcode = 0x69, .wide = true, .immediate = (uint32_t)value, .immediate_bytes = 4),
+        reg, reg);
+}
+
+void emit_test_reg_imm8(struct emit *e, enum host_register reg, uint8_t value)
+{
+    put_register(
+        e, OPCODE(.opcode = 0xf6, .rex = reg >= HOST_RSP, .immediate = value, .immediate_bytes = 1),
+        0, reg);
 }
 
 void emit_not(struct emit *e, enum host_register reg)

@@ -60,15 +60,17 @@ struct emit_registers {
 void emit_registers_of(const struct x86_insn *insn, const struct x86_vector_insn *vector,
                        struct emit_registers *out);
 
-/* Host registers for the guest's, and the one that holds the memory operand's address. */
+/* Host registers for the guest's, and where the memory operand is: at [base + (index << scale) +
+ * disp]. Base and index may be HOST_NONE, index not RSP. */
 struct emit_rename {
     uint8_t gpr[16];
-    uint8_t memory_base;
+    uint8_t memory_base, memory_index, memory_scale;
+    int32_t memory_disp;
 };
 
 /*
  * Encodes `insn` for 64-bit mode with its explicit registers renamed and its memory operand at
- * [memory_base]. Implicit registers stay what they are; string instructions take host addresses in
+ * another place. Implicit registers stay what they are; string instructions take host addresses in
  * RSI and RDI and a 64-bit count. NOPs become 90. Segments, 67 and prefixes without meaning go.
  * False, and nothing written, for what cannot be encoded so:
  *  - AH to BH with a register that needs REX, or renamed to other than RAX, RCX, RDX, RBX;
@@ -118,6 +120,7 @@ void emit_mov_state_reg16(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value); /* 32-bit store */
 void emit_inc_state(struct emit *e, int32_t disp);                       /* 64 bits; not CF */
 void emit_dec_state32(struct emit *e, int32_t disp);
+void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value);
 void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value);
 
 /* Tables in the state: [gs:at + disp]. `at` is neither RSP nor R12. */
@@ -145,6 +148,7 @@ void emit_movzx8(struct emit *e, enum host_register dst, enum host_register src)
 
 void emit_alu_reg_imm(struct emit *e, enum emit_alu op, enum host_register reg, int32_t value);
 void emit_alu_reg_imm32(struct emit *e, enum emit_alu op, enum host_register reg, int32_t value);
+void emit_test_reg_imm(struct emit *e, enum host_register reg, int32_t value);
 void emit_alu_reg_reg(struct emit *e, enum emit_alu op, enum host_register dst,
                       enum host_register src);
 void emit_alu_reg_reg32(struct emit *e, enum emit_alu op, enum host_register dst,
@@ -162,6 +166,8 @@ void emit_shift_imm(struct emit *e, enum emit_shift op, enum host_register reg, 
 void emit_shift_imm32(struct emit *e, enum emit_shift op, enum host_register reg, unsigned count);
 /* RDX:RAX, or EDX:EAX unless `wide`. */
 void emit_divide(struct emit *e, bool is_signed, bool wide, enum host_register divisor);
+void emit_imul_reg_imm(struct emit *e, enum host_register reg, int32_t value);
+void emit_test_reg_imm8(struct emit *e, enum host_register reg, uint8_t value); /* its low byte */
 void emit_not(struct emit *e, enum host_register reg);
 void emit_not32(struct emit *e, enum host_register reg);
 

@@ -523,6 +523,16 @@ static void integer_encode(const struct x86_insn *insn, struct encoding *c)
         c->opcode = 0x80;
 }
 
+static void memory_encode(const struct emit_rename *rename, struct encoding *c)
+{
+    c->rm = rename->memory_base;
+    c->index = rename->memory_index;
+    c->scale = rename->memory_scale;
+    c->disp = rename->memory_disp;
+    if (c->rm == HOST_NONE || c->index != HOST_NONE)
+        c->addressing = AT_INDEX;
+}
+
 bool emit_insn(struct emit *e, const struct x86_insn *insn, const struct x86_vector_insn *vector,
                const struct emit_rename *rename)
 {
@@ -552,7 +562,7 @@ bool emit_insn(struct emit *e, const struct x86_insn *insn, const struct x86_vec
     else if (!is_vector(insn) && (insn->memory || rm_is_named(insn)))
         short_form_encode(insn, &c);
     if (c.addressing == AT_BASE)
-        c.rm = rename->memory_base;
+        memory_encode(rename, &c);
     c.immediate_bytes = (uint8_t)immediate_bytes(&c, insn->operand_size);
     return encoding_put(e, &c);
 }

@@ -207,6 +207,17 @@ static const char *compare_register(const struct x86_insn *insn, const ZydisDeco
     return NULL;
 }
 
+/* R8 to R15 want REX. */
+static bool is_high_register(unsigned host)
+{
+    return host >= HOST_R8 && host != HOST_NONE;
+}
+
+static ZydisRegister memory_register(unsigned host)
+{
+    return host == HOST_NONE ? ZYDIS_REGISTER_NONE : (ZydisRegister)(ZYDIS_REGISTER_RAX + host);
+}
+
 static const char *compare_memory(const struct x86_insn *insn, const ZydisDecodedOperand *old,
                                   const ZydisDecodedOperand *new, const struct emit_rename *rename)
 {
@@ -215,10 +226,14 @@ static const char *compare_memory(const struct x86_insn *insn, const ZydisDecode
             return "implied base";
         return ZydisRegisterGetClass(new->mem.base) == ZYDIS_REGCLASS_GPR64 ? NULL : "address size";
     }
-    if (new->mem.base != (ZydisRegister)(ZYDIS_REGISTER_RAX + rename->memory_base))
+    if (new->mem.base != memory_register(rename->memory_base))
         return "memory base";
-    if (new->mem.index != ZYDIS_REGISTER_NONE || new->mem.disp.value != 0)
-        return "index or displacement";
+    if (new->mem.index != memory_register(rename->memory_index))
+        return "memory index";
+    if (new->mem.index != ZYDIS_REGISTER_NONE &&new->mem.scale != 1 << rename->memory_scale)
+        return "memory scale";
+    if (new->mem.disp.value != rename->memory_disp)
+        return "memory displacement";
     if (new->mem.segment != ZYDIS_REGISTER_DS &&new->mem.segment != ZYDIS_REGISTER_SS)
         return "segment";
     return insn->op == X86_OP_LEA || old->size == new->size ? NULL : "memory size";
@@ -310,7 +325,21 @@ static void rename_random(struct check *c, struct emit_rename *rename)
         for (unsigned i = 0; i < 8; i++)
             rename->gpr[i] = (uint8_t)i;
     }
-    rename->memory_base = (uint8_t)(random64(c) >> 30 & 15);
+    bits = random64(c);
+    rename->memory_base = (uint8_t)(bits >> 30 & 15);
+    rename->memory_index = HOST_NONE;
+    rename->memory_scale = 0;
+    rename->memory_disp = 0;
+    if (bits >> 34 & 1)
+        rename->memory_disp = bits >> 35 & 1 ? (int8_t)bits : (int32_t)bits;
+    if (bits >> 36 & 1) {
+        rename->memory_index = (uint8_t)(bits >> 37 & 15);
+        rename->memory_scale = (uint8_t)(bits >> 41 & 3);
+    }
+    if (rename->memory_index == HOST_RSP)
+        rename->memory_index = HOST_NONE;
+    if (rename->memory_index != HOST_NONE && (bits >> 43 & 3) == 0)
+        rename->memory_base = HOST_NONE;
 }
 
 /* Operations that must always be encoded (but for the exceptions in may_refuse()). */
@@ -358,7 +387,8 @@ static bool high_byte_refuses(const struct emit_registers *registers, const stru
 {
     if (!registers->high_byte)
         return false;
-    if (insn->memory && rename->memory_base >= 8)
+    if (insn->memory &&
+        (is_high_register(rename->memory_base) || is_high_register(rename->memory_index)))
         return true;
     for (unsigned i = 0; i < 16; i++) {
         if (((registers->read | registers->written) >> i & 1) && rename->gpr[i] >= 4)
@@ -642,6 +672,7 @@ static void test_state(struct test *t)
     READS_AS(t, emit_inc_state(e, 0x10), "inc qword ptr gs:[0x10]");
     READS_AS(t, emit_dec_state32(e, 0x10), "dec dword ptr gs:[0x10]");
     READS_AS(t, emit_cmp_state32_imm8(e, 0x10, 0), "cmp dword ptr gs:[0x10], 0x0");
+    READS_AS(t, emit_sub_state_imm8(e, 0x10, 48), "sub qword ptr gs:[0x10], 0x30");
     READS_AS(t, emit_mov_reg_entry(e, HOST_RAX, HOST_R11, 0x10),
              "mov rax, qword ptr gs:[r11+0x10]");
     READS_AS(t, emit_cmp_reg_entry(e, HOST_R10, HOST_R11, 0x1000),
@@ -672,6 +703,8 @@ static void test_moves(struct test *t)
         enum host_register r = (enum host_register)i;
 
         READS_AS(t, emit_not(e, r), TEXT("not %s", names64[i]));
+        READS_AS(t, emit_imul_reg_imm(e, r, 3), TEXT("imul %s, %s, 0x3", names64[i], names64[i]));
+        READS_AS(t, emit_test_reg_imm8(e, r, 7), TEXT("test %s, 0x7", names8[i]));
         READS_AS(t, emit_not32(e, r), TEXT("not %s", names32[i]));
         READS_AS(t, emit_divide(e, false, true, r), TEXT("div %s", names64[i]));
         READS_AS(t, emit_divide(e, true, false, r), TEXT("idiv %s", names32[i]));
@@ -746,6 +779,8 @@ static void test_alu(struct test *t)
     READS_AS(t, emit_alu_reg_imm(e, EMIT_AND, HOST_R11, -0x1000), "and r11, 0xFFFFFFFFFFFFF000");
     READS_AS(t, emit_alu_reg_imm(e, EMIT_ADD, HOST_RCX, -1), "add rcx, 0xFFFFFFFFFFFFFFFF");
     READS_AS(t, emit_alu_reg_imm32(e, EMIT_ADD, HOST_RCX, -128), "add ecx, 0xFFFFFF80");
+    READS_AS(t, emit_test_reg_imm(e, HOST_R10, 7), "test r10, 0x7");
+    READS_AS(t, emit_test_reg_imm(e, HOST_RBX, -4081), "test rbx, 0xFFFFFFFFFFFFF00F");
     READS_AS(t, emit_alu_reg_imm32(e, EMIT_SUB, HOST_RCX, -129), "sub ecx, 0xFFFFFF7F");
 }
 

@@ -16,23 +16,25 @@
 #ifndef FREEHOLD_CPU_SOFT_SLOTS_H
 #define FREEHOLD_CPU_SOFT_SLOTS_H
 
+#include <stddef.h>
+
 #include "cpu/soft/soft.h"
 
-/* By base register; then RIP-relative, FS and absolute, GS operands, each by page modulo 4. */
+/* By base register; then RIP-relative, FS and absolute, GS operands, each by page, modulo a power
+ * of two. */
 #define SOFT_SLOT_RIP      16
-#define SOFT_SLOT_ABSOLUTE 20
-#define SOFT_SLOT_GS       24
+#define SOFT_SLOT_ABSOLUTE 48
+#define SOFT_SLOT_GS       56
 
 /* From a tag to its page, in bytes. */
-#define SOFT_SLOT_PAGE ((int32_t)(sizeof(uint64_t) * 2 * SOFT_SLOTS))
+#define SOFT_SLOT_PAGE ((int32_t)offsetof(struct soft_tlb_entry, page))
 
 static inline void soft_slots_clear_of(struct soft_vcpu *c, unsigned user)
 {
-    uint64_t *tag = &c->slots[user].tag[0][0];
+    void *to = &c->slots[user];
+    uint64_t words = sizeof c->slots[user] / 8;
 
-    _Static_assert(sizeof c->slots[0].tag == 2 * 8 * SOFT_SLOTS, "tags lie together");
-    for (unsigned i = 0; i < 2 * SOFT_SLOTS; i++)
-        tag[i] = c->slot_empty;
+    __asm__ volatile("rep stosq" : "+D"(to), "+c"(words) : "a"(c->slot_empty) : "memory");
 }
 
 /* No store fits: it lies before it, or is the last byte of all, which is too far behind. */

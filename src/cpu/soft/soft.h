@@ -79,11 +79,12 @@ struct soft_tlb {
 #define SOFT_SPACES 8 /* PCIDs whose entries are kept */
 
 /* See slots.h. Tags are addresses of pages, pages the host's; by read and write. */
-#define SOFT_SLOTS 32
+#define SOFT_SLOTS 64
 struct soft_slots {
-    uint64_t tag[2][SOFT_SLOTS];
-    uint64_t page[2][SOFT_SLOTS];
+    struct soft_tlb_entry entry[2][SOFT_SLOTS];
 };
+
+#define SOFT_SHARED 8 /* checks that several accesses of a block share */
 
 /* Vector and x87 state as the host's own unit takes it. */
 struct soft_vector {
@@ -239,9 +240,9 @@ struct soft_vcpu {
 
     /* The translator's part (translate.c): addressed through GS by translated code. */
     struct soft_translator *translator;
-    struct soft_tlb *tlb_now;        /* tlb[privilege] */
-    struct soft_slots slots[2];      /* of the kernel's code, of the user's */
-    uint64_t slot_empty;             /* the tag of an empty one */
+    struct soft_tlb *tlb_now;                /* tlb[privilege] */
+    _Alignas(16) struct soft_slots slots[2]; /* of the kernel's code, of the user's */
+    uint64_t slot_empty;                     /* the tag of an empty one */
     uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
     uint64_t slot_filled, slot_fills; /* the slot filled last; how many since SOFT_KERNEL began */
     uint32_t slot_what;               /* offset in it, and what soft_leaf_fill() is told */
@@ -255,7 +256,8 @@ struct soft_vcpu {
     uint32_t link_patience; /* links that may fail until one is linked anew */
     uint64_t push_value;    /* of a PUSH of memory */
     const void *found;      /* by soft_leaf_target() */
-    uint64_t exit_value;    /* of the last exit to C: rip, link or site */
+    uint64_t shared[SOFT_SHARED]; /* host addresses that a block has checked */
+    uint64_t exit_value;          /* of the last exit to C: rip, link or site */
     uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
                            its link be due */
     /* Host stack pointers: C's while translated code runs, the return stack's while C runs; and

@@ -48,8 +48,10 @@ struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind 
 {
     struct cold *cold = &tr->cold[tr->cold_count++];
 
-    *cold = (struct cold){
-        .place = place, .kind = kind, .recipe = tr->flags_memory ? 0 : tr->flags_recipe};
+    *cold = (struct cold){.place = place,
+                          .kind = kind,
+                          .recipe = tr->flags_memory ? 0 : tr->flags_recipe,
+                          .shared_ready = tr->shared_ready};
     return cold;
 }
 
@@ -91,6 +93,8 @@ void tr_units_load(struct translation *tr, unsigned i, unsigned units)
     unsigned absent = units & ~(unsigned)tr->units;
     unsigned need = tr->flags_host && absent ? tr_flags_from(tr, i) : TR_FLAGS_DEAD;
 
+    if (absent)
+        tr->shared_held = 0; /* R10 is lost */
     tr->units |= (uint8_t)units;
     if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) {
         units_call(tr, absent);
@@ -104,10 +108,11 @@ void tr_units_load(struct translation *tr, unsigned i, unsigned units)
         unit_check(tr, UNIT_X87, STATE(x87_loaded));
 }
 
-static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory)
+/* `leave`: the block does not go on behind it. */
+static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory, bool leave)
 {
     emit_mov_reg_imm64(&tr->e, HOST_R10, tr_site_new(tr, op));
-    if (soft_op_twin_ends_block(&tr->block->ops[op].insn))
+    if (leave)
         tr_jump_to(tr, tr->t->fixed.exit[EXIT_OP][flags_in_memory]);
     else
         emit_patch_rel32(emit_call_rel32(&tr->e),
@@ -119,7 +124,9 @@ static void interpret(struct translation *tr, unsigned op)
 {
     if (!tr->flags_memory)
         tr_flags_cook(tr, tr->flags_recipe);
-    exit_op(tr, op, tr->flags_memory || tr->flags_recipe != 0);
+    exit_op(tr, op, tr->flags_memory || tr->flags_recipe != 0,
+            soft_op_twin_ends_block(&tr->block->ops[op].insn));
+    tr_share_end(tr);
     tr->flags_host = true;
     tr->flags_memory = true;
     tr->flags_recorded = false;
@@ -156,6 +163,7 @@ static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
     cold = tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_E), COLD_OP);
     cold->op = i;
     cold->units = tr->units;
+    tr_share_end(tr);
 }
 
 void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf)
@@ -241,7 +249,10 @@ static bool op_emit(struct translation *tr, unsigned i)
         tr_leaf(tr, i, soft_leaf_bits);
         return true;
     default:
-        return tr_system(tr, i) || tr_integer(tr, i);
+        if (!tr_system(tr, i))
+            return tr_integer(tr, i);
+        tr_share_end(tr);
+        return true;
     }
 }
 
@@ -257,6 +268,7 @@ void tr_op(struct translation *tr, unsigned i)
 
     if (op_emit(tr, i)) {
         cold_back(tr, i);
+        tr_share_after(tr, i);
         return;
     }
     tr->e = e;
@@ -272,10 +284,13 @@ void tr_op(struct translation *tr, unsigned i)
 /* The twin of an operation, and back. Flags are in memory. */
 static void cold_twin(struct translation *tr, const struct cold *cold)
 {
+    bool leave =
+        soft_op_twin_ends_block(&tr->block->ops[cold->op].insn) || tr_share_is_live(tr, cold);
+
     tr_flags_cook(tr, cold->recipe);
-    exit_op(tr, cold->op, true);
+    exit_op(tr, cold->op, true, leave);
     tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_OP ? SITE_DECLINED : SITE_TLB;
-    if (soft_op_twin_ends_block(&tr->block->ops[cold->op].insn))
+    if (leave)
         return;
     units_call(tr, cold->units);
     emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
@@ -334,6 +349,10 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         tr_check_cold(tr, cold);
         tr_stack_cold(tr, cold);
         break;
+    case COLD_SHARED:
+        tr_check_cold(tr, cold);
+        tr_share_cold(tr, cold);
+        break;
     case COLD_FUEL:
         cold_fuel(tr, cold);
         break;
@@ -351,14 +370,18 @@ static void entries_emit(struct translation *tr, unsigned need)
 {
     struct soft_block *block = tr->block;
 
-    block->code = to_execute(tr->t, tr->body);
-    block->code_flags = to_execute(tr->t, tr->body);
-    if (need == TR_FLAGS_DEAD)
-        return;
-    if (need == TR_FLAGS_MEMORY)
-        block->code = to_execute(tr->t, tr->e.at);
-    else
-        block->code_flags = to_execute(tr->t, tr->e.at);
+    const uint8_t *at = need == TR_FLAGS_DEAD ? tr->body : tr->e.at;
+
+    if (tr->alone) { /* is only entered with the flags in memory */
+        block->code_alone = to_execute(tr->t, need == TR_FLAGS_HOST ? at : tr->body);
+        if (need != TR_FLAGS_HOST)
+            return;
+    } else {
+        block->code = to_execute(tr->t, need == TR_FLAGS_MEMORY ? at : tr->body);
+        block->code_flags = to_execute(tr->t, need == TR_FLAGS_MEMORY ? tr->body : at);
+        if (need == TR_FLAGS_DEAD)
+            return;
+    }
     tr->flags_host = need == TR_FLAGS_MEMORY;
     tr->flags_memory = tr->flags_recorded = need != TR_FLAGS_MEMORY;
     tr->flags_recipe = 0; /* the block's last one, perhaps */
@@ -390,13 +413,16 @@ static void body_emit(struct translation *tr, unsigned need)
         fuel_emit(tr);
     tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));
     tr->loop = tr_is_loop(tr);
+    tr_share_plan(tr);
     for (unsigned i = 0, run; i < block->count; i += run) {
         tr->op_at[i] = tr->e.at;
         run = tr_stack_run(tr, i);
         for (unsigned k = 1; k < run; k++)
             tr->op_at[i + k] = tr->e.at;
-        if (run > 0)
+        if (run > 0) {
+            tr->shared_held = 0;
             continue;
+        }
         tr_op(tr, i);
         run = 1;
     }
@@ -421,7 +447,7 @@ static void block_emit(struct translation *tr)
 
 /* What one block may take of all that is bounded together. */
 #define BLOCK_ROOM                                                                                 \
-    (2 * BLOCK_CODE_MAX + 4 * sizeof(struct soft_link) +                                           \
+    (2 * BLOCK_CODE_MAX + (4 + SOFT_SHARED) * sizeof(struct soft_link) +                           \
      SOFT_BLOCK_OPS_MAX * (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace)))
 
 static void translation_note(const struct translation *tr)
@@ -437,7 +463,8 @@ static void translation_note(const struct translation *tr)
     soft_count_add(&counters->translated_cold, (uint64_t)(tr->e.at - tr->cold_begin));
 }
 
-static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
+/* `alone`: no access shares its check with another. */
+static bool block_translate(struct soft_vcpu *c, struct soft_block *block, bool alone)
 {
     struct soft_translator *t = c->translator;
     struct translation tr;
@@ -447,12 +474,18 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block)
     tr.c = c;
     tr.t = t;
     tr.block = block;
-    block->link_first = t->link_count;
+    tr.alone = alone;
+    if (!alone)
+        block->link_first = t->link_count;
     block_emit(&tr);
-    block->link_count = (uint8_t)(t->link_count - block->link_first);
+    if (!alone)
+        block->link_count = (uint8_t)(t->link_count - block->link_first);
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     if (tr.e.full) {
         soft_count(&c->counters.translated_not);
+        block->code_alone = NULL;
+        if (alone)
+            return false;
         block->code = NULL;
         block->heat = 0;
         return false;
@@ -481,5 +514,22 @@ bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
         atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
         return false;
     }
-    return block_translate(c, block);
+    return block_translate(c, block, false);
+}
+
+bool soft_translate_alone(struct soft_vcpu *c, struct soft_block *block)
+{
+    if (block->code_alone)
+        return true;
+    if (!soft_cache_has_room(c, BLOCK_ROOM)) {
+        atomic_fetch_or(&c->request, SOFT_REQUEST_CLEAR);
+        return false;
+    }
+    if (block_translate(c, block, true))
+        return true;
+    /* There is no room for it in one piece of code: so the block must do without sharing. */
+    soft_translation_drop(c, block);
+    block->code = NULL;
+    block->unshared = true;
+    return false;
 }

@@ -14,6 +14,9 @@ size_t soft_translator_used(const struct soft_vcpu *c);
 /* Translates `block` unless it is cold, not 64-bit, or translated already; false: interpret it. */
 bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block);
 
+/* The same for its other code, soft_block.code_alone, once it is translated. */
+bool soft_translate_alone(struct soft_vcpu *c, struct soft_block *block);
+
 /* Runs translated code from `block` at c->rip until something needs the run loop. Sets c->rip. */
 void soft_translated_run(struct soft_vcpu *c, struct soft_block *block);
 

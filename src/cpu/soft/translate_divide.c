@@ -65,8 +65,7 @@ bool tr_divide(struct translation *tr, unsigned i)
 
     if (insn->operand_size < 4)
         return false;
-    tr_flags_store(tr);
-    tr->flags_host = false;
+    tr_flags_clobber(tr);
     if (!divisor_load(tr, i))
         return false;
     if (is_signed)

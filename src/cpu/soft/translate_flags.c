@@ -301,7 +301,7 @@ static bool recipe_find(const struct x86_insn *insn, uint16_t *out)
     }
 }
 
-static uint16_t registers_written(const struct x86_insn *insn)
+uint16_t tr_registers_written(const struct x86_insn *insn)
 {
     bool feature[X86_FEATURE_COUNT];
     struct x86_vector_insn vector;
@@ -332,7 +332,7 @@ static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
             return false;
         if (effect_of(insn) == EFFECT_WRITES)
             return true;
-        written |= registers_written(insn);
+        written |= tr_registers_written(insn);
     }
     if (end_look(tr) & TR_FLAGS_MEMORY)
         return false;

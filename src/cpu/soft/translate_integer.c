@@ -145,6 +145,9 @@ static bool rename_all(const struct x86_insn *insn, const struct emit_registers 
     for (unsigned n = 0; n < 16; n++)
         r->rename.gpr[n] = (uint8_t)tr_host_of(n);
     r->rename.memory_base = HOST_R10;
+    r->rename.memory_index = HOST_NONE;
+    r->rename.memory_scale = 0;
+    r->rename.memory_disp = 0;
     r->count = 0;
     r->written = regs->written;
     for (uint8_t n = 9; n <= 11; n++) {
@@ -173,7 +176,7 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
     changes = f.written | f.maybe;
     if (!rename_all(&op->insn, &regs, &r))
         return false;
-    if (op->insn.memory) {
+    if (op->insn.memory && !tr_share_use(tr, check, &r.rename.memory_disp)) {
         tr_flags_clobber(tr);
         if (!tr_address(tr, op))
             return false;
@@ -196,13 +199,19 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
     return true;
 }
 
+bool tr_integer_access(const struct x86_insn *insn, struct check *check)
+{
+    check->size = memory_size(insn);
+    check->access = memory_written(insn) ? SOFT_WRITE : SOFT_READ;
+    check->aligned = check->size == 16; /* CMPXCHG16B */
+    return true;
+}
+
 static bool plain_emit(struct translation *tr, unsigned i)
 {
-    const struct x86_insn *insn = &tr->block->ops[i].insn;
-    struct check check = {.op = i, .size = memory_size(insn)};
+    struct check check = {.op = i};
 
-    check.access = memory_written(insn) ? SOFT_WRITE : SOFT_READ;
-    check.align = check.size == 16 ? 16 : 0; /* CMPXCHG16B */
+    (void)tr_integer_access(&tr->block->ops[i].insn, &check);
     return tr_native(tr, i, NULL, &check);
 }
 
@@ -285,6 +294,26 @@ static bool leave_emit(struct translation *tr, unsigned i)
     return true;
 }
 
+/* Of registers that lie in the host's, to another such. */
+static bool lea_is_plain(const struct x86_insn *insn)
+{
+    return insn->base < 16 && !tr_is_displaced(insn->base) &&
+           (insn->index == X86_REG_NONE || !tr_is_displaced(insn->index)) &&
+           !tr_is_displaced(insn->reg) && tr_fits32(insn->displacement);
+}
+
+static void lea_plain_emit(struct translation *tr, const struct x86_insn *insn)
+{
+    enum host_register index = insn->index == X86_REG_NONE ? HOST_NONE : tr_host_of(insn->index);
+
+    if (insn->operand_size == 4 || insn->address_size == 4)
+        emit_lea32(&tr->e, tr_host_of(insn->reg), tr_host_of(insn->base), index, insn->scale,
+                   (int32_t)insn->displacement);
+    else
+        emit_lea(&tr->e, tr_host_of(insn->reg), tr_host_of(insn->base), index, insn->scale,
+                 (int32_t)insn->displacement);
+}
+
 static bool lea_emit(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
@@ -293,6 +322,10 @@ static bool lea_emit(struct translation *tr, unsigned i)
 
     if (insn->operand_size < 4)
         return false;
+    if (lea_is_plain(insn)) {
+        lea_plain_emit(tr, insn);
+        return true;
+    }
     plain.insn.segment = X86_DS; /* means nothing here, and would need the flags */
     if (!tr_address(tr, &plain))
         return false;

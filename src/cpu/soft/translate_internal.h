@@ -31,14 +31,15 @@ struct soft_link {
     uint8_t *failed; /* rel32 of what follows a comparison that fails */
     int32_t target;  /* offset from the page's beginning */
     bool indirect;   /* `target` has no meaning */
+    bool alone;      /* to soft_block.code_alone */
     bool flags_in_memory;
     bool flags_anywhere; /* and in the host's, too */
 };
 
 enum site_reason {
     SITE_TWIN,     /* it is not translated */
-    SITE_DECLINED, /* its leaf can't do it, or its operand is misaligned */
-    SITE_TLB       /* its operand's page can't be put into the TLB */
+    SITE_DECLINED, /* its leaf can't do it */
+    SITE_TLB       /* its operand's page can't be put into the TLB, or it is misaligned */
 };
 
 /* An operation that leaves to C. */
@@ -135,13 +136,14 @@ void soft_vectors_judge(struct soft_vcpu *c);
 /* -- a block in translation -- */
 
 enum cold_kind {
-    COLD_OP,   /* the interpreted twin of an operation */
-    COLD_SLOT, /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
-    COLD_HASH, /* not in the TLB: as COLD_SLOT */
-    COLD_LEAF, /* a leaf, where what is inline does not do */
-    COLD_RUN,  /* the same for a run of pushes or pops: else one by one */
-    COLD_FUEL, /* see fuel_emit() */
-    COLD_UNIT, /* the state of a unit is not loaded */
+    COLD_OP,     /* the interpreted twin of an operation */
+    COLD_SLOT,   /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
+    COLD_HASH,   /* not in the TLB: as COLD_SLOT */
+    COLD_LEAF,   /* a leaf, where what is inline does not do */
+    COLD_RUN,    /* the same for a run of pushes or pops: else one by one */
+    COLD_SHARED, /* the same for accesses that share a check: else to the block's other code */
+    COLD_FUEL,   /* see fuel_emit() */
+    COLD_UNIT,   /* the state of a unit is not loaded */
     COLD_LINK,
     COLD_POLL,
     COLD_FRAMES,  /* too many on the return stack: begin it anew */
@@ -168,9 +170,22 @@ struct cold {
     int32_t slot;           /* COLD_SLOT, COLD_HASH, COLD_RUN: of its tag */
     struct soft_pace *pace; /* COLD_SLOT: see translate_memory.c; NULL: none */
     soft_leaf *leaf;        /* COLD_LEAF */
-    uint8_t access, size;   /* COLD_SLOT, COLD_RUN */
-    unsigned end;           /* COLD_RUN: the operation behind it; and of its flags: */
+    uint8_t access;         /* COLD_SLOT to COLD_SHARED */
+    uint16_t size;
+    bool aligned;         /* COLD_SLOT, COLD_HASH */
+    bool hashed;          /* COLD_SHARED: by the TLB, not a slot */
+    uint8_t shared_ready; /* of struct translation */
+    unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
+};
+
+/* Accesses to one object, with one check: see translate_share.c. */
+struct shared {
+    uint8_t base, index, scale, segment;
+    uint8_t access; /* enum soft_access */
+    bool spilled;   /* the host address must wait in soft_vcpu.shared */
+    unsigned members, first, last;
+    int64_t low, high; /* displacements as the first has them, `high` excluded */
 };
 
 /* What a direct jump's target wants of the flags: TR_FLAGS_*. */
@@ -193,12 +208,19 @@ struct translation {
     unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
     uint8_t units;         /* UNIT_*: the guest's state is in the host's */
     bool loop;             /* the block seems to be a part of one */
+    bool alone;            /* nothing is shared */
+    uint8_t shared_count;
+    uint8_t shared_ready; /* those that were checked, by bit */
+    uint8_t shared_held;  /* the one in R10, + 1; 0: none */
     struct looked looked[2];
     unsigned looked_count;
     unsigned cold_count;
     uint8_t *body, *body_end, *cold_begin; /* in the writable view */
     struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
     uint8_t *op_at[SOFT_BLOCK_OPS_MAX]; /* where each operation's code begins */
+    struct shared shared[SOFT_SHARED];
+    uint8_t shared_of[SOFT_BLOCK_OPS_MAX]; /* by operation: which it is in, + 1; 0: none */
+    int32_t shared_at[SOFT_BLOCK_OPS_MAX]; /* its displacement, as the first has it */
 };
 
 /* Every function that emits an operation gives false where it can't: what it emitted is taken back
@@ -267,6 +289,9 @@ unsigned tr_flags_at(struct translation *tr, int32_t target);
 void tr_flags_of(const struct x86_insn *insn, const struct x86_vector_insn *vector,
                  struct x86_flags *out);
 
+/* General registers, as a mask. */
+uint16_t tr_registers_written(const struct x86_insn *insn);
+
 /* Right before operation i, which makes all flags, is emitted. */
 void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename *rename);
 /* Guest flags to memory too; to the host's too; somewhere else, since the host's will be spoilt.
@@ -291,8 +316,8 @@ bool tr_address(struct translation *tr, const struct soft_op *op);
 struct check {
     unsigned op;
     unsigned size;
-    unsigned align; /* 0 or a power of two */
-    bool stack;     /* what is pushed, of an operation whose operand is in memory */
+    bool aligned; /* must be, to its size, a power of two */
+    bool stack;   /* what is pushed, of an operation whose operand is in memory */
     enum soft_access access;
 };
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
@@ -301,6 +326,24 @@ void tr_check_cold(struct translation *tr, const struct cold *cold);
 /* R10 from linear to host address where the TLB allows this access to one byte, with R11 spoilt.
  * Gives the place of the jump where it does not; all other registers are as they were there. */
 uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access);
+/* -- shared checks (translate_share.c) -- */
+
+/* Before the first operation: which accesses share a check. */
+void tr_share_plan(struct translation *tr);
+/* C may have changed what was checked. */
+void tr_share_end(struct translation *tr);
+/* Behind operation i, whose code R10 may not have survived. */
+void tr_share_after(struct translation *tr, unsigned i);
+/* R10 + *at = the operand's host address; false: it needs a check of its own. */
+bool tr_share_use(struct translation *tr, const struct check *check, int32_t *at);
+/* Whether code behind this operation relies on a check before it. */
+bool tr_share_is_live(const struct translation *tr, const struct cold *cold);
+void tr_share_cold(struct translation *tr, const struct cold *cold);
+/* What an operation does with its memory operand; false: something else than read or write it. */
+bool tr_integer_access(const struct x86_insn *insn, struct check *check);
+bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
+                      struct check *check);
+
 /* A guess, for the sake of speed. */
 bool tr_is_loop(const struct translation *tr);
 

@@ -57,23 +57,32 @@ static struct cold *miss_add(struct translation *tr, uint8_t *place, const struc
     return cold;
 }
 
+/* Of those from `first` on, `end` excluded. */
+static unsigned slot_by_page(unsigned first, unsigned end, uint64_t page)
+{
+    return first + (unsigned)(page & (end - first - 1));
+}
+
 /* Which slot an operation's memory operand, or its push or pop, goes through. */
 static unsigned slot_of(const struct translation *tr, const struct check *check)
 {
     const struct soft_op *op = &tr->block->ops[check->op];
     const struct x86_insn *insn = &op->insn;
     uint64_t page = (uint64_t)insn->displacement >> 12;
+    uint64_t code = tr->c->rip >> 12; /* the page may be mapped elsewhere, too: a guess */
 
     if (!insn->memory || check->stack)
         return X86_RSP;
     if (insn->base < 16)
         return insn->base;
     if (insn->base == X86_REG_RIP)
-        return SOFT_SLOT_RIP +
-               (unsigned)((tr_page_offset(tr, op->next) + insn->displacement) >> 12 & 3);
+        return slot_by_page(
+            SOFT_SLOT_RIP, SOFT_SLOT_ABSOLUTE,
+            code + (uint64_t)((tr_page_offset(tr, op->next) + insn->displacement) >> 12));
     if (insn->index != X86_REG_NONE)
         return insn->index;
-    return (insn->segment == X86_GS ? SOFT_SLOT_GS : SOFT_SLOT_ABSOLUTE) + (unsigned)(page & 3);
+    return insn->segment == X86_GS ? slot_by_page(SOFT_SLOT_GS, SOFT_SLOTS, page)
+                                   : slot_by_page(SOFT_SLOT_ABSOLUTE, SOFT_SLOT_GS, page);
 }
 
 /* A slot at a fixed page or the stack hits nearly always, any other where a loop walks through a
@@ -85,9 +94,25 @@ static bool is_slot_likely(const struct translation *tr, unsigned slot)
 
 #define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
+/* R10 is a linear address ^ the tag of a slot or TLB entry: jumps where the access can't be made by
+ * it, that is, the page is another, the access goes on behind it, or it is not aligned to its size,
+ * if it must be; one that is can't go on behind its page. */
+static uint8_t *compare_emit(struct translation *tr, unsigned size, bool aligned)
+{
+    struct emit *e = &tr->e;
+
+    if (aligned) {
+        emit_test_reg_imm(e, HOST_R10, -(int32_t)GUEST_PAGE_SIZE | ((int32_t)size - 1));
+        return emit_jcc_rel32(e, EMIT_IF_NE);
+    }
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - size));
+    return emit_jcc_rel32(e, EMIT_IF_A);
+}
+
 /* R10 from linear to host address by the TLB, with R11 at its entry; gives the place of the jump on
  * a miss, where R10 is linear ^ the entry's tag. */
-static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsigned size)
+static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsigned size,
+                          bool aligned)
 {
     struct emit *e = &tr->e;
     uint8_t *miss;
@@ -97,15 +122,14 @@ static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsig
     emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
     emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
     emit_xor_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access));
-    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - size));
-    miss = emit_jcc_rel32(e, EMIT_IF_A);
+    miss = compare_emit(tr, size, aligned);
     emit_add_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access) + 8);
     return miss;
 }
 
 uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access)
 {
-    return hash_emit(tr, access, 1);
+    return hash_emit(tr, access, 1, false);
 }
 
 static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t *place)
@@ -125,31 +149,28 @@ void tr_check(struct translation *tr, const struct check *check)
     struct emit *e = &tr->e;
     unsigned user = tr->block->mode & SOFT_MODE_USER ? 1 : 0;
     unsigned slot = slot_of(tr, check);
-    int32_t tag = STATE(slots[0].tag[0][0]) + (int32_t)(user * sizeof(struct soft_slots) +
-                                                        8 * (check->access * SOFT_SLOTS + slot));
+    int32_t tag = STATE(slots[0]) +
+                  (int32_t)(user * sizeof(struct soft_slots) +
+                            sizeof(struct soft_tlb_entry) * (check->access * SOFT_SLOTS + slot));
     uint8_t *place;
     struct cold *cold;
 
-    if (check->align > 1) {
-        emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
-        emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)check->align - 1);
-        (void)miss_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), check);
-    }
     place = e->at;
     if (is_slot_likely(tr, slot)) {
         emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
-        emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - check->size));
-        cold = miss_add(tr, emit_jcc_rel32(e, EMIT_IF_A), check);
+        cold = miss_add(tr, compare_emit(tr, check->size, check->aligned), check);
         emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
         cold->kind = COLD_SLOT;
         cold->pace = pace_new(tr, slot, place);
     } else {
-        cold = miss_add(tr, hash_emit(tr, check->access, check->size), check);
+        cold = miss_add(tr, hash_emit(tr, check->access, check->size, check->aligned), check);
         cold->kind = COLD_HASH;
+        cold->hashed = true;
     }
     cold->slot = tag;
     cold->access = (uint8_t)check->access;
-    cold->size = (uint8_t)check->size;
+    cold->size = (uint16_t)check->size;
+    cold->aligned = check->aligned;
     cold->hit = e->at;
 }
 
@@ -159,12 +180,19 @@ void tr_check(struct translation *tr, const struct check *check)
 static void slot_look(struct translation *tr, const struct cold *cold)
 {
     struct emit *e = &tr->e;
+    uint8_t *misaligned = NULL;
 
+    if (cold->aligned) { /* tags have no offset */
+        emit_test_reg_imm(e, HOST_R10, cold->size - 1);
+        misaligned = emit_jcc_rel32(e, EMIT_IF_NE);
+    }
     emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
     emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
+    if (misaligned)
+        emit_patch_rel32(misaligned, e->at);
 }
 
 /* R10 from what a miss in the TLB has left there to what slot_look() wants. */
@@ -193,7 +221,7 @@ static void pace_emit(struct translation *tr, const struct cold *cold)
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.pace));
     look = emit_jmp_rel32(e);
     cold->pace->hash = e->at;
-    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size);
+    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size, cold->aligned);
     emit_patch_rel32(emit_jmp_rel32(e), cold->hit);
     emit_patch_rel32(missed, e->at);
     hash_missed(tr, cold);
@@ -242,7 +270,7 @@ void tr_check_cold(struct translation *tr, const struct cold *cold)
 {
     if (cold->kind == COLD_SLOT && cold->access == SOFT_WRITE && tr->loop)
         apart_emit(tr, cold);
-    if (cold->kind == COLD_HASH)
+    if (cold->hashed)
         hash_missed(tr, cold);
     else if (cold->pace)
         pace_emit(tr, cold);

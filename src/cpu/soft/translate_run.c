@@ -164,7 +164,9 @@ static const uint8_t *body_of(const struct soft_block *block)
 
 static void link_patch(struct soft_translator *t, struct soft_link *link, struct soft_block *target)
 {
-    const uint8_t *to = link->flags_in_memory ? target->code_flags : target->code;
+    const uint8_t *to = link->alone             ? target->code_alone
+                        : link->flags_in_memory ? target->code_flags
+                                                : target->code;
 
     if (link->flags_anywhere)
         to = body_of(target);
@@ -446,12 +448,13 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
     struct soft_link *link = &t->links[c->exit_value];
     uint64_t flushes = t->flushes;
     struct soft_block *block;
+    const uint8_t *at;
 
     exit_begin(c);
     soft_count(&c->counters.exit_link);
     c->rip = c->code_page + (uint64_t)link->target;
     block = next_block(c);
-    if (!block)
+    if (!block || (link->alone && !soft_translate_alone(c, block)))
         return NULL;
     /* The page may have been exchanged since the jump's block was entered, and a second page may be
      * at any time: such a block has guarded links alone. */
@@ -460,7 +463,8 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
         link_patch(t, link, block);
         soft_count(&c->counters.linked);
     }
-    return block_entry(c, block);
+    at = block_entry(c, block);
+    return link->alone ? block->code_alone : at;
 }
 
 const uint8_t *soft_exit_rip(struct soft_vcpu *c)

@@ -136,6 +136,8 @@ void tr_stack_cold(struct translation *tr, const struct cold *cold)
     tr->flags_recorded = cold->recorded;
     tr->flags_recipe = cold->recipe;
     tr->units = cold->units;
+    tr->shared_ready = cold->shared_ready;
+    tr->shared_held = 0;
     for (unsigned i = cold->op; i < cold->end; i++)
         tr_op(tr, i);
     if (tr->block->ops[cold->end - 1].insn.op != X86_OP_RET)

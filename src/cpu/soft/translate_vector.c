@@ -59,6 +59,26 @@ bool tr_mxcsr(struct translation *tr, unsigned i)
     return true;
 }
 
+static void access_set(const struct x86_vector_insn *v, struct check *check)
+{
+    check->size = v->memory_bytes;
+    check->aligned = v->aligned;
+    check->access = v->memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
+}
+
+bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
+                      struct check *check)
+{
+    struct x86_vector_insn v;
+
+    if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
+        !x86_vector_describe(insn, tr->c->vm->cpuid->feature, &v) || v.memory != X86_MEMORY_PLAIN ||
+        v.memory_bytes == 0)
+        return false;
+    access_set(&v, check);
+    return true;
+}
+
 bool tr_vector(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
@@ -68,9 +88,7 @@ bool tr_vector(struct translation *tr, unsigned i)
     if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
         !x86_vector_describe(&op->insn, tr->c->vm->cpuid->feature, &v) || !vector_is_native(&v))
         return false;
-    check.size = v.memory_bytes;
-    check.align = v.aligned ? v.memory_bytes : 0;
-    check.access = v.memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
+    access_set(&v, &check);
     if ((units_of(&v) & UNIT_X87) && !(tr->block->mode & SOFT_MODE_X87))
         return false;
     tr_units_load(tr, i, units_of(&v));

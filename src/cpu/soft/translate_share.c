@@ -1,0 +1,391 @@
+/*
+ * The translator's shared checks: accesses of a block to one object, [rbx + 8] and [rbx + 16] say,
+ * are checked together where the first of them is, from the lowest byte to the highest. The host
+ * address stays in R10 or waits in soft_vcpu.shared, and the others need but a displacement from
+ * it. See translate.c and doc/soft.md.
+ *
+ * Precision: what is checked early lies on the page of the first access, which happens at once; so
+ * no accessed or dirty bit is set too soon, and no later access can fault where the check succeeds.
+ * Where it does not (the object lies across two pages, on a device, beside code), nothing has
+ * happened yet, and the rest of the block runs in its other code, soft_block.code_alone, in which
+ * each access has a check of its own. That is made when it is first wanted.
+ *
+ * Lifetime: a checked host address is good until the block's end or the next call of C that may
+ * change what it depends on. Operations that always call C are walls for sharing, and one that runs
+ * interpreted by exception, out of line, does not come back to code that relies on a check.
+ *
+ * Threads: a vCPU's own. Input: guest code, decoded.
+ */
+#include "cpu/soft/translate_internal.h"
+
+/* Bytes from the lowest to the highest: the more, the more often they lie on two pages. */
+#define SPAN_MAX 128
+
+/* -- what an operation does -- */
+
+static bool access_find(const struct translation *tr, const struct x86_insn *insn,
+                        struct check *check)
+{
+    if (!insn->memory || insn->address_size != 8 || !tr_fits32(insn->displacement))
+        return false;
+    if (insn->op == X86_OP_VECTOR)
+        return tr_vector_access(tr, insn, check);
+    return tr_runs_as_it_stands(insn) && tr_integer_access(insn, check);
+}
+
+/* Whether translated code may go on behind it without C having run, and with segments and the way
+ * of judging permissions unchanged. */
+static bool is_wall(const struct translation *tr, const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_PUSH:
+    case X86_OP_POP:
+    case X86_OP_LEAVE:
+    case X86_OP_LEA:
+    case X86_OP_NOP:
+    case X86_OP_PREFETCH:
+    case X86_OP_DIV:
+    case X86_OP_IDIV:
+    case X86_OP_JCC:
+        return false;
+    case X86_OP_VECTOR:
+        return !(tr->block->mode & SOFT_MODE_VECTORS);
+    default:
+        return !tr_runs_as_it_stands(insn);
+    }
+}
+
+/* What an operation adds to a register that it changes in no other way. */
+static bool step_find(const struct x86_insn *insn, unsigned *reg, int64_t *step)
+{
+    bool by_immediate = insn->form == X86_FORM_RM_IMM && !insn->memory && insn->operand_size == 8;
+
+    *reg = insn->rm;
+    *step = (int64_t)insn->immediate;
+    switch (insn->op) {
+    case X86_OP_ADD:
+        return by_immediate;
+    case X86_OP_SUB:
+        *step = -*step;
+        return by_immediate;
+    case X86_OP_LEA:
+        *reg = insn->reg;
+        *step = insn->displacement;
+        return insn->operand_size == 8 && insn->address_size == 8 && insn->base == insn->reg &&
+               insn->index == X86_REG_NONE;
+    case X86_OP_PUSH:
+        *reg = X86_RSP;
+        *step = -8;
+        return insn->operand_size == 8;
+    case X86_OP_POP:
+        *reg = X86_RSP;
+        *step = 8;
+        return insn->operand_size == 8 && !insn->memory && insn->rm != X86_RSP;
+    default:
+        return false;
+    }
+}
+
+/* -- planning -- */
+
+struct plan {
+    struct translation *tr;
+    unsigned open;              /* those that more may join, by bit */
+    int64_t moved[SOFT_SHARED]; /* what the registers' changes have added to the address */
+};
+
+static bool same_address(const struct shared *shared, const struct x86_insn *insn)
+{
+    return shared->base == insn->base && shared->index == insn->index &&
+           shared->scale == insn->scale && shared->segment == insn->segment;
+}
+
+/* Whether both ends may be on one page, and the displacement can be encoded. */
+static bool span_fits(const struct shared *shared, int64_t low, int64_t high)
+{
+    if (shared->base == X86_REG_RIP && (low ^ (high - 1)) & ~(int64_t)0xfff)
+        return false;
+    return high - low <= (shared->base == X86_REG_RIP ? (int64_t)GUEST_PAGE_SIZE : SPAN_MAX) &&
+           tr_fits32(low) && tr_fits32(high);
+}
+
+static int64_t displacement_of(const struct translation *tr, unsigned i)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+
+    return op->insn.displacement +
+           (op->insn.base == X86_REG_RIP ? tr_page_offset(tr, op->next) : 0);
+}
+
+static bool access_join(struct plan *plan, unsigned n, unsigned i, const struct check *check)
+{
+    struct translation *tr = plan->tr;
+    struct shared *shared = &tr->shared[n];
+    int64_t at = displacement_of(tr, i) + plan->moved[n];
+    int64_t end = at + check->size;
+    int64_t low = at < shared->low ? at : shared->low;
+    int64_t high = end > shared->high ? end : shared->high;
+
+    if (!(plan->open >> n & 1) || !same_address(shared, &tr->block->ops[i].insn) ||
+        check->access > shared->access || !span_fits(shared, low, high))
+        return false;
+    shared->low = low;
+    shared->high = high;
+    shared->last = i;
+    shared->members++;
+    tr->shared_of[i] = (uint8_t)(n + 1);
+    tr->shared_at[i] = (int32_t)at;
+    return true;
+}
+
+static void access_begin(struct plan *plan, unsigned i, const struct check *check)
+{
+    struct translation *tr = plan->tr;
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct shared *shared = &tr->shared[tr->shared_count];
+    int64_t at = displacement_of(tr, i);
+
+    if (tr->shared_count == SOFT_SHARED)
+        return;
+    *shared = (struct shared){.base = insn->base,
+                              .index = insn->index,
+                              .scale = insn->scale,
+                              .segment = insn->segment,
+                              .access = (uint8_t)check->access,
+                              .first = i,
+                              .low = at,
+                              .high = at};
+    plan->moved[tr->shared_count] = 0;
+    plan->open |= 1u << tr->shared_count;
+    if (access_join(plan, tr->shared_count, i, check))
+        tr->shared_count++;
+    else
+        plan->open &= ~(1u << tr->shared_count);
+}
+
+/* One that nobody has joined makes room. */
+static void access_drop_single(struct plan *plan)
+{
+    struct translation *tr = plan->tr;
+    unsigned n = tr->shared_count - 1u;
+
+    if (tr->shared_count == SOFT_SHARED && tr->shared[n].members == 1) {
+        tr->shared_of[tr->shared[n].first] = 0;
+        plan->open &= ~(1u << n);
+        tr->shared_count--;
+    }
+}
+
+static void access_plan(struct plan *plan, unsigned i)
+{
+    struct check check = {.op = i};
+
+    if (!access_find(plan->tr, &plan->tr->block->ops[i].insn, &check))
+        return;
+    for (unsigned n = plan->tr->shared_count; n > 0; n--) {
+        if (access_join(plan, n - 1, i, &check))
+            return;
+    }
+    access_drop_single(plan);
+    access_begin(plan, i, &check);
+}
+
+/* After operation i: which addresses are no longer what they were. */
+static void registers_plan(struct plan *plan, unsigned i)
+{
+    const struct x86_insn *insn = &plan->tr->block->ops[i].insn;
+    uint16_t written = tr_registers_written(insn);
+    unsigned reg = 0;
+    int64_t step = 0;
+    bool steps = step_find(insn, &reg, &step);
+
+    for (unsigned n = 0; n < plan->tr->shared_count; n++) {
+        const struct shared *shared = &plan->tr->shared[n];
+        uint16_t uses = (uint16_t)((shared->base < 16 ? 1u << shared->base : 0) |
+                                   (shared->index < 16 ? 1u << shared->index : 0));
+
+        if (steps && tr_fits32(plan->moved[n] + (step * 8))) {
+            if (shared->base == reg)
+                plan->moved[n] += step;
+            if (shared->index == reg)
+                plan->moved[n] += step * (1 << shared->scale);
+            if (!(written & uses & ~(1u << reg)))
+                continue;
+        }
+        if (written & uses)
+            plan->open &= ~(1u << n);
+    }
+}
+
+/* Whether an operation leaves R10 alone. */
+static bool keeps_address(const struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct emit_registers regs;
+
+    if (insn->op == X86_OP_NOP || insn->op == X86_OP_PREFETCH)
+        return true;
+    if (insn->op == X86_OP_LEA)
+        return !tr_is_displaced(insn->base) && !tr_is_displaced(insn->index) &&
+               !tr_is_displaced(insn->reg) && insn->base != X86_REG_RIP &&
+               insn->base != X86_REG_NONE && insn->operand_size >= 4;
+    if (insn->memory)
+        return false;
+    if (insn->op == X86_OP_VECTOR)
+        return !tr_is_displaced(insn->reg) && !tr_is_displaced(insn->rm);
+    if (!tr_runs_as_it_stands(insn))
+        return false;
+    emit_registers_of(insn, NULL, &regs);
+    return __builtin_popcount((regs.read | regs.written) & 7u << 9) < 2;
+}
+
+static bool is_shared(const struct translation *tr, unsigned i)
+{
+    return tr->shared_of[i] != 0 && tr->shared[tr->shared_of[i] - 1].members > 1;
+}
+
+/* Which host addresses another use of R10 would lose. */
+static void spills_plan(struct translation *tr)
+{
+    unsigned held = 0;
+    bool loaded = false; /* vectors: loading them needs R10 */
+
+    for (unsigned i = 0; i < tr->block->count; i++) {
+        const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+        if (insn->op == X86_OP_VECTOR && !loaded)
+            held = 0;
+        loaded = insn->op == X86_OP_VECTOR || (loaded && !is_wall(tr, insn));
+        if (is_shared(tr, i)) {
+            struct shared *shared = &tr->shared[tr->shared_of[i] - 1];
+
+            if (i != shared->first && held != tr->shared_of[i])
+                shared->spilled = true;
+            held = tr->shared_of[i];
+        } else if (!keeps_address(tr, i)) {
+            held = 0;
+        }
+    }
+}
+
+void tr_share_plan(struct translation *tr)
+{
+    struct plan plan = {.tr = tr};
+
+    memset(tr->shared_of, 0, sizeof tr->shared_of);
+    if (tr->alone || tr->block->unshared || tr->block->second || tr->block->count < 2)
+        return;
+    for (unsigned i = 0; i < tr->block->count; i++) {
+        const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+        if (is_wall(tr, insn)) {
+            plan.open = 0;
+            continue;
+        }
+        access_plan(&plan, i);
+        registers_plan(&plan, i);
+    }
+    spills_plan(tr);
+}
+
+/* -- emission -- */
+
+void tr_share_end(struct translation *tr)
+{
+    tr->shared_ready = 0;
+    tr->shared_held = 0;
+}
+
+void tr_share_after(struct translation *tr, unsigned i)
+{
+    if (!is_shared(tr, i) && !keeps_address(tr, i))
+        tr->shared_held = 0;
+}
+
+bool tr_share_is_live(const struct translation *tr, const struct cold *cold)
+{
+    for (unsigned n = 0; n < tr->shared_count; n++) {
+        if ((cold->shared_ready >> n & 1) && tr->shared[n].last > cold->op)
+            return true;
+    }
+    return false;
+}
+
+/* R10 = the host's address of the lowest byte. */
+static void shared_check(struct translation *tr, unsigned i, unsigned n)
+{
+    const struct shared *shared = &tr->shared[n];
+    const struct check check = {.op = i,
+                                .size = (unsigned)(shared->high - shared->low),
+                                .access = (enum soft_access)shared->access};
+    struct soft_op lowest = tr->block->ops[i];
+
+    lowest.insn.displacement += shared->low - tr->shared_at[i];
+    tr_flags_clobber(tr);
+    (void)tr_address(tr, &lowest);
+    tr_check(tr, &check);
+    tr->cold[tr->cold_count - 1].kind = COLD_SHARED;
+    if (shared->spilled)
+        emit_mov_state_reg(&tr->e, STATE(shared[0]) + 8 * (int32_t)n, HOST_R10);
+    tr->shared_ready |= (uint8_t)(1u << n);
+}
+
+static void align_check(struct translation *tr, const struct check *check, int32_t at)
+{
+    tr_flags_clobber(tr);
+    emit_lea32(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, at);
+    emit_alu_reg_imm32(&tr->e, EMIT_AND, HOST_R11, (int32_t)check->size - 1);
+    tr_twin_if(tr, check->op, EMIT_IF_NE);
+}
+
+/* An operation between may have turned out not to be translated. */
+static bool shared_is_there(const struct translation *tr, unsigned n)
+{
+    return (tr->shared_ready >> n & 1) && (tr->shared_held == n + 1 || tr->shared[n].spilled);
+}
+
+bool tr_share_use(struct translation *tr, const struct check *check, int32_t *at)
+{
+    unsigned i = check->op, n = tr->shared_of[i] - 1u;
+
+    if (!is_shared(tr, i))
+        return false;
+    if (i == tr->shared[n].first) {
+        shared_check(tr, i, n);
+    } else if (!shared_is_there(tr, n)) {
+        tr->shared_held = 0;
+        return false;
+    } else if (tr->shared_held != n + 1) {
+        emit_mov_reg_state(&tr->e, HOST_R10, STATE(shared[0]) + 8 * (int32_t)n);
+    }
+    tr->shared_held = (uint8_t)(n + 1);
+    *at = (int32_t)(tr->shared_at[i] - tr->shared[n].low);
+    if (check->aligned)
+        align_check(tr, check, *at);
+    return true;
+}
+
+/* To the other code, as if the block had ended before the operation. */
+void tr_share_cold(struct translation *tr, const struct cold *cold)
+{
+    struct emit *e = &tr->e;
+    struct soft_link *link = &tr->t->links[tr->t->link_count++];
+    int32_t target = tr_page_offset(tr, tr->block->ops[cold->op].offset);
+
+    tr_flags_cook(tr, cold->recipe);
+    if (tr->c->counted) {
+        emit_mov_reg_state(e, HOST_R11, STATE(fuel));
+        emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, tr->block->count - (int32_t)cold->op);
+        emit_mov_state_reg(e, STATE(fuel), HOST_R11);
+    }
+    tr_rip(tr, target);
+    *link = (struct soft_link){.from = tr->block,
+                               .place = emit_jmp_rel32(e),
+                               .unlinked = e->at,
+                               .target = target,
+                               .alone = true,
+                               .flags_in_memory = true};
+    emit_patch_rel32(link->place, link->unlinked);
+    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(link - tr->t->links));
+    tr_jump_to(tr, tr->t->fixed.exit[EXIT_LINK][1]);
+}
