@@ -60,22 +60,68 @@ static void generate_one(struct generator *g)
         generate_integer(g);
 }
 
-/* The pointer register moves on, or elsewhere. */
-static void generate_pointer(struct generator *g)
+/* The pointer register moves by a few bytes: LEA reg, [reg + disp8], or ADD or SUB reg, imm8. */
+static void pointer_move(struct generator *g)
 {
     uint8_t reg = g->pointer;
 
-    if (!one_in(g, 3)) {
-        put_pointer(g, reg, generator_pointer(g));
-        return;
+    if (one_in(g, 2)) {
+        put(g, 0x48 | reg >> 3, 1);
+        put(g, 0x83, 1);
+        put(g, (one_in(g, 2) ? 0xc0 : 0xe8) | (reg & 7u), 1);
+    } else {
+        put(g, 0x48 | (reg > 7 ? 5 : 0), 1);
+        put(g, 0x8d, 1);
+        put(g, 0x40 | (reg & 7u) << 3 | (reg & 7u), 1);
+        if ((reg & 7) == RSP)
+            put(g, 0x24, 1);
     }
-    put(g, 0x48 | (reg > 7 ? 5 : 0), 1); /* LEA reg, [reg + disp8] */
-    put(g, 0x8d, 1);
-    put(g, 0x40 | (reg & 7u) << 3 | (reg & 7u), 1);
-    if ((reg & 7) == RSP)
-        put(g, 0x24, 1);
     put(g, below(g, 16) - 8, 1);
     g->count++;
+}
+
+/* The pointer register moves on, or elsewhere. */
+static void generate_pointer(struct generator *g)
+{
+    if (one_in(g, 3))
+        pointer_move(g);
+    else
+        put_pointer(g, g->pointer, generator_pointer(g));
+}
+
+/* A load, a store or arithmetic, some bytes from the pointer register. */
+static void member_emit(struct generator *g)
+{
+    static const uint8_t opcodes[] = {0x8b, 0x8b, 0x89, 0x89, 0x03, 0x01, 0x3b, 0x31, 0x87, 0x13};
+    struct encoding e = {.opcode = opcodes[below(g, sizeof opcodes)],
+                         .reg = free_register(g),
+                         .wide = one_in(g, 2),
+                         .memory = true,
+                         .index = NO_INDEX,
+                         .base = g->pointer,
+                         .kind = BASE_POINTER,
+                         .displacement = (int32_t)below(g, one_in(g, 6) ? 200 : 48) - 24};
+
+    emit(g, &e);
+}
+
+/* Accesses to one object, often across a page's end: the translator checks them together. The
+ * pointer moves between some of them. */
+static void generate_object(struct generator *g)
+{
+    unsigned members = 2 + below(g, 6);
+
+    if (!one_in(g, 3))
+        put_pointer(g, g->pointer, generator_pointer(g));
+    while (members-- > 0) {
+        member_emit(g);
+        if (one_in(g, 4))
+            pointer_move(g);
+        else if (one_in(g, 4))
+            generate_flags(g);
+        else if (one_in(g, 12))
+            generate_one(g);
+    }
 }
 
 /* Flags are set, and soon after something is likely to fault: they must be right by then, even if
@@ -115,6 +161,8 @@ static void generate_item(struct generator *g)
         generate_branch(g);
     else if (g->pointer && one_in(g, 12))
         generate_pointer(g);
+    else if (g->pointer && one_in(g, 12))
+        generate_object(g);
     else if (g->edge_rate < 100 && one_in(g, 12))
         generate_fault(g);
     else

@@ -433,6 +433,33 @@ static void test_neighbour(void)
     }
 }
 
+/* Stores around a store to the code behind them: by the same register, by another. */
+CODE64(f_among, "movl $1, 0x40(%rdi)\n movb $9, 1+1f-f_among(%rdi)\n movl $2, 0x48(%rdi)\n"
+                "1: mov $1, %eax\n mov 0x40(%rdi), %ebx\n add 0x48(%rdi), %ebx" STOP);
+CODE64(f_aside, "movl $1, 0x240(%rdi)\n mov 0x248(%rdi), %ecx\n movb $9, 1+1f-f_aside(%rsi)\n"
+                "movl $2, 0x248(%rdi)\n 1: mov $1, %eax\n mov 0x240(%rdi), %ebx\n"
+                "add 0x248(%rdi), %ebx" STOP);
+
+static void among_run(const u8 *begin, const u8 *end)
+{
+    code_put(0, begin, end);
+    struct context c = context_kernel(code);
+    c.rdi = c.rsi = ADDRESS(code);
+    world_long(&c);
+    CHECK_STOP("block", &c);
+    CHECK("new immediate", c.rax, 9);
+    CHECK("stores around it", c.rbx, 3);
+}
+
+static void test_among(void)
+{
+    part("one store of several");
+    for (unsigned i = 0; i < 20; i++) { /* interpreted at first, perhaps */
+        among_run(f_among, f_among_end);
+        among_run(f_aside, f_aside_end);
+    }
+}
+
 CODE32(f_legacy, "movb $9, 2f-f_legacy+1(%edi)\n 2: mov $1, %eax\n nop" STOP);
 
 static void test_legacy(void)
@@ -458,5 +485,6 @@ void guest_main(void)
     test_walk();
     test_both();
     test_neighbour();
+    test_among();
     test_legacy();
 }

@@ -223,6 +223,28 @@ static void hpet_write(u32 reg, u64 value)
     *(volatile u64 *)(HPET + reg) = value;
 }
 
+/* Registers that lie together, and memory in between: each access happens once, in its turn. */
+static void hpet_among_memory(u64 id)
+{
+    u32 cell[2] = {0, 0};
+    u64 first, config, again;
+
+    for (unsigned i = 0; i < 100; i++) {
+        __asm__ volatile("mov (%[hpet]), %[first]\n incl (%[cell])\n mov 0x10(%[hpet]), %[config]\n"
+                         "incl 4(%[cell])\n mov %[config], 0x10(%[hpet])\n"
+                         "incl (%[cell])\n mov (%[hpet]), %[again]\n incl 4(%[cell])"
+                         : [first] "=&r"(first), [config] "=&r"(config), [again] "=&r"(again)
+                         : [hpet] "r"(HPET), [cell] "r"(cell)
+                         : "memory", "cc");
+        if (first != id || config != 0 || again != id)
+            break;
+    }
+    CHECK("first read", first, id);
+    CHECK("second register", config, 0);
+    CHECK("last read", again, id);
+    CHECK("memory in between", cell[0] == 200 && cell[1] == 200, true);
+}
+
 static void test_hpet(void)
 {
     part("HPET");
@@ -237,6 +259,7 @@ static void test_hpet(void)
     for (volatile int i = 0; i < 10000; i++)
         ;
     CHECK("stopped", hpet_read(0xf0), count);
+    hpet_among_memory(id);
     hpet_write(0xf0, 0);
     hpet_write(0x10, 1);
     u64 a = hpet_read(0xf0), b = a;

@@ -173,7 +173,7 @@ struct cold {
     uint8_t access;         /* COLD_SLOT to COLD_SHARED */
     uint16_t size;
     bool aligned;         /* COLD_SLOT, COLD_HASH */
-    bool hashed;          /* COLD_SHARED: by the TLB, not a slot */
+    bool hashed;          /* by the TLB, not a slot */
     uint8_t shared_ready; /* of struct translation */
     unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
