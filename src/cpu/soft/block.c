@@ -143,6 +143,8 @@ enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_
     block->code_alone = NULL;
     block->unshared = false;
     block->incoming = NULL;
+    block->away[0] = NULL;
+    block->came_back = false;
     block->second = NULL;
     block->head = NULL;
     while (block->count < window->most && offset < window->available) {

@@ -65,7 +65,9 @@ struct kept {
     struct soft_block *block; /* NULL: none */
     const uint8_t *host;
     uint64_t begin, mask; /* what it begins with, as far as it has 8 bytes */
+    uint64_t gpa;
     uint8_t mode, heat;
+    bool linked; /* links lead to it */
 };
 struct kept_set {
     struct kept kept[KEPT_EACH];
@@ -127,14 +129,26 @@ static struct kept_set *kept_set(const struct soft_vcpu *c, const uint8_t *host,
     return &c->cache->kept[block_hash(host, mode) % KEPT_SETS];
 }
 
+static void kept_unlink(struct kept *kept)
+{
+    if (kept->linked)
+        soft_translation_forget(kept->block);
+    kept->linked = false;
+}
+
 static void block_put_by(const struct soft_vcpu *c, struct soft_block *block)
 {
     struct kept_set *set = kept_set(c, block->host, block->mode);
     struct kept *kept = &set->kept[set->next];
 
     set->next = (set->next + 1) % KEPT_EACH;
-    *kept = (struct kept){
-        .block = block, .host = block->host, .mode = block->mode, .heat = block->heat};
+    kept_unlink(kept);
+    *kept = (struct kept){.block = block,
+                          .host = block->host,
+                          .gpa = block->gpa,
+                          .mode = block->mode,
+                          .heat = block->heat,
+                          .linked = block->incoming != NULL};
     kept->mask = block->bytes < 8 ? (UINT64_C(1) << 8 * block->bytes) - 1 : UINT64_MAX;
     memcpy(&kept->begin, soft_block_bytes(block), 8); /* the arena goes on behind them */
     kept->begin &= kept->mask;
@@ -151,7 +165,9 @@ static void block_drop(struct soft_vcpu *c, struct soft_block *block)
     block->valid = false;
     soft_trace(c, TRACE_INVALIDATE, block->bytes, block->gpa);
     soft_translation_drop(c, block);
-    if (!block->second && !block->head)
+    if (block->second || block->head)
+        soft_translation_forget(block);
+    else
         block_put_by(c, block);
     /* The running block goes on to the end of the running instruction only. */
     if (c->op >= block->ops && c->op < block->ops + block->count)
@@ -754,12 +770,13 @@ static bool block_is_same(const struct soft_block *block)
 }
 
 /* A dropped block of the bytes that are there now; NULL: there is none, and `heat` is what one of
- * other bytes had. */
+ * other bytes had. Those of other bytes are left by what leads to them. */
 static struct soft_block *kept_take(struct soft_vcpu *c, const uint8_t *host, uint8_t *heat)
 {
     uint8_t mode = soft_code_mode(c);
     struct kept_set *set = kept_set(c, host, mode);
     size_t left = GUEST_PAGE_SIZE - ((uintptr_t)host & (GUEST_PAGE_SIZE - 1));
+    struct soft_block *same = NULL;
     uint64_t begin = 0;
 
     *heat = 0;
@@ -771,12 +788,32 @@ static struct soft_block *kept_take(struct soft_vcpu *c, const uint8_t *host, ui
             continue;
         if (*heat < kept->heat)
             *heat = kept->heat;
-        if ((begin & kept->mask) == kept->begin && block_is_same(block)) {
+        if (!same && (begin & kept->mask) == kept->begin && block_is_same(block)) {
             kept->block = NULL;
-            return block;
+            kept->linked = false;
+            same = block;
+        } else {
+            kept_unlink(kept);
         }
     }
-    return NULL;
+    return same;
+}
+
+/* Where in the guest's memory dropped code at `host` was, and so still is; false: there is none. */
+static bool kept_place(const struct soft_vcpu *c, const uint8_t *host, uint64_t *gpa)
+{
+    uint8_t mode = soft_code_mode(c);
+    const struct kept_set *set = kept_set(c, host, mode);
+
+    for (unsigned i = 0; i < KEPT_EACH; i++) {
+        const struct kept *kept = &set->kept[i];
+
+        if (kept->block && kept->host == host && kept->mode == mode) {
+            *gpa = kept->gpa;
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Under the lock, on a marked page. */
@@ -906,21 +943,20 @@ static __attribute__((noinline)) struct soft_block *find_slow(struct soft_vcpu *
     uint64_t linear = code_linear(c);
     const uint8_t *host;
     struct soft_block *block;
+    uint64_t gpa;
 
     if (code_limit(c) == 0)
         soft_raise_code(c, X86_GP, 0);
     host = fetch_cached(c, linear);
     block = host ? block_lookup(c, host) : NULL;
-    if (!block) {
-        uint64_t gpa;
-
+    if (!block && !(host && kept_place(c, host, &gpa))) {
         host = fetch_host(c, linear, &gpa);
         if (!host)
             return block_uncached(c, linear);
         block = block_lookup(c, host);
-        if (!block)
-            block = block_build(c, host, gpa);
     }
+    if (!block)
+        block = block_build(c, host, gpa);
     if (block->bytes > code_limit(c))
         return block_uncached(c, linear);
     if (block->valid)

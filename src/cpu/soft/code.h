@@ -17,30 +17,32 @@ struct soft_range {
 /* A run of instructions on one page, entered only at its first; or one instruction that lies across
  * the ends of two. */
 struct soft_block {
+    /* What a store to its page looks at comes first. */
     const uint8_t *host; /* of its first byte: its identity, with `mode` */
-    struct soft_block *hash_next;
     struct soft_block *page_next;
     uint16_t bytes; /* on its first byte's page */
     uint16_t count;
-    uint8_t mode; /* what decoding depends on: see soft_code_mode() */
-    bool valid;
-    uint8_t heat;        /* how often it was interpreted, up to what makes it worth translating */
-    uint8_t *code;       /* translated: entry with the flags in the host's; NULL: not yet */
-    uint8_t *code_flags; /* ... with the flags in soft_vcpu.arith */
-    uint8_t *code_alone; /* the same, each access with a check of its own (translate_share.c) */
-    bool unshared;       /* code has no other kind of check */
-    struct soft_link *incoming; /* jumps of translated code that lead here */
-    uint64_t gpa;               /* of its first byte */
-    const uint8_t *second;      /* the second page, on the host, of an instruction that has two */
-    struct soft_block *head; /* this is none, but such an instruction's end: it is dropped, too */
     /* Code elsewhere in the page that the translation relies on: offsets in the page. */
     struct soft_range ahead[2];
-    const uint8_t *ahead_bytes[2];
     uint8_t ahead_count;
-    uint8_t link_count; /* the translation's own links, from link_first on */
-    uint32_t link_first;
-    uint8_t entry[2]
-                 [5]; /* while dropped: what the entries, of `code` and `code_flags`, began with */
+    uint8_t mode; /* what decoding depends on: see soft_code_mode() */
+    bool valid;
+    uint8_t heat; /* how often it was interpreted, up to what makes it worth translating */
+    struct soft_block *head; /* this is none, but such an instruction's end: it is dropped, too */
+    struct soft_block *hash_next;
+    uint64_t gpa;               /* of its first byte */
+    uint8_t *code;              /* translated: entry with the flags in the host's; NULL: not yet */
+    uint8_t *code_flags;        /* ... with the flags in soft_vcpu.arith */
+    uint8_t *code_alone;        /* the same, each access with a check of its own */
+    bool unshared;              /* code has no other kind of check (translate_share.c) */
+    struct soft_link *incoming; /* jumps of translated code that lead here */
+    const uint8_t *second;      /* the second page, on the host, of an instruction that has two */
+    const uint8_t *ahead_bytes[2];
+    uint8_t *away[2];    /* where the entries lead while it is dropped; NULL: nowhere yet */
+    uint32_t link_first; /* the translation's own links, link_count of them */
+    uint8_t link_count;
+    bool came_back;      /* it was dropped once, and may often be */
+    uint8_t entry[2][5]; /* while it is dropped: what the entries began with */
     struct soft_op ops[];
 };
 

@@ -529,6 +529,7 @@ bool soft_translate_alone(struct soft_vcpu *c, struct soft_block *block)
         return true;
     /* There is no room for it in one piece of code: so the block must do without sharing. */
     soft_translation_drop(c, block);
+    soft_translation_forget(block);
     block->code = NULL;
     block->unshared = true;
     return false;

@@ -20,9 +20,11 @@ bool soft_translate_alone(struct soft_vcpu *c, struct soft_block *block);
 /* Runs translated code from `block` at c->rip until something needs the run loop. Sets c->rip. */
 void soft_translated_run(struct soft_vcpu *c, struct soft_block *block);
 
-/* A block is dropped: nothing may enter its code any more. It comes back: it may again. */
+/* A block is dropped: nothing may enter its code any more. It comes back: it may again. Links to
+ * one that has done so stay, and lead on to C; until another block takes its place. */
 void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block);
 void soft_translation_revive(struct soft_vcpu *c, struct soft_block *block);
+void soft_translation_forget(struct soft_block *block);
 /* All blocks are gone. */
 void soft_translator_clear(struct soft_vcpu *c);
 

@@ -17,6 +17,7 @@
 
 #define LINK_PATIENCE 128
 #define ENTRY_BYTES   5 /* JMP rel32 */
+#define AWAY_BYTES    128
 #define LARGE_PAGE    ((size_t)2 << 20)
 #ifndef MADV_COLLAPSE /* Linux 6.1; headers may be older */
 #define MADV_COLLAPSE 25
@@ -231,28 +232,77 @@ static void entry_links_undo(struct soft_translator *t, const struct soft_block 
     }
 }
 
+/* Ways to C from the block's entries, which set the rip as a lookup would; false: there is no room.
+ */
+static bool away_emit(struct soft_vcpu *c, struct soft_block *block)
+{
+    struct soft_translator *t = c->translator;
+    int32_t offset = (int32_t)((uintptr_t)block->host & 0xfff);
+    struct emit e = {.at = t->write + t->cold_used};
+
+    if (block->away[0])
+        return true;
+    if (!soft_cache_has_room(c, AWAY_BYTES) || t->cold_used + AWAY_BYTES > t->bytes)
+        return false;
+    e.end = e.at + AWAY_BYTES;
+    for (unsigned flags = 0; flags < 2; flags++) {
+        block->away[flags] = e.at;
+        emit_mov_reg_state(&e, HOST_R10, STATE(code_page));
+        emit_lea(&e, HOST_R10, HOST_R10, HOST_NONE, 0, offset);
+        emit_mov_state_imm32(&e, STATE(exit_site), UINT32_MAX); /* no branch was looked up */
+        emit_patch_rel32(emit_jmp_rel32(&e), to_write(t, t->fixed.exit[EXIT_RIP][flags]));
+    }
+    t->cold_used = (size_t)(e.at - t->write);
+    return true;
+}
+
+/* Those to the other code, whose entry stays as it is. */
+static void links_alone_undo(struct soft_block *block)
+{
+    for (struct soft_link *link = block->incoming, *next; link; link = next) {
+        next = link->next;
+        if (link->alone)
+            link_undo(link);
+    }
+}
+
 void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block)
 {
     struct soft_translator *t = c->translator;
+    bool links_stay;
 
-    while (block->incoming)
-        link_undo(block->incoming);
-    if (!block->code)
+    if (!block->code) {
+        soft_translation_forget(block);
         return;
+    }
+    links_stay = block->came_back && away_emit(c, block);
+    if (links_stay)
+        links_alone_undo(block);
+    else
+        soft_translation_forget(block);
     entry_links_undo(t, block);
     for (unsigned flags = 0; flags < 2; flags++)
         memcpy(block->entry[flags], entry_of(t, block, flags), ENTRY_BYTES);
-    /* Lookups may still lead here; R10 holds the rip that was looked up. */
+    /* Lookups may lead here, too; R10 holds the rip that was looked up. */
     for (unsigned flags = 0; flags < 2; flags++) {
         uint8_t *at = entry_of(t, block, flags);
         struct emit e = {.at = at, .end = at + ENTRY_BYTES};
 
-        emit_patch_rel32(emit_jmp_rel32(&e), to_write(t, t->fixed.exit[EXIT_RIP][flags]));
+        emit_patch_rel32(emit_jmp_rel32(&e), links_stay
+                                                 ? block->away[flags]
+                                                 : to_write(t, t->fixed.exit[EXIT_RIP][flags]));
     }
+}
+
+void soft_translation_forget(struct soft_block *block)
+{
+    while (block->incoming)
+        link_undo(block->incoming);
 }
 
 void soft_translation_revive(struct soft_vcpu *c, struct soft_block *block)
 {
+    block->came_back = true;
     for (unsigned flags = 0; block->code && flags < 2; flags++)
         memcpy(entry_of(c->translator, block, flags), block->entry[flags], ENTRY_BYTES);
 }

@@ -860,11 +860,11 @@ static void entry_refine(struct reader *r, struct entry *entry)
 
     if (insn->vex != X86_VEX_NONE)
         return;
-    if (insn->map == 0 && insn->opcode == 0x90 && !(insn->rex & X86_REX_B)) {
+    if (entry->op == X86_OP_XCHG && insn->opcode == 0x90 && !(insn->rex & X86_REX_B)) {
         entry->op = insn->prefixes & X86_PREFIX_REP ? X86_OP_PAUSE : X86_OP_NOP;
         entry->form = X86_FORM_NONE;
     }
-    if (insn->map == 0 && insn->opcode == 0x63 && r->code_size == X86_CODE_64)
+    if (entry->op == X86_OP_ARPL && r->code_size == X86_CODE_64)
         *entry = (struct entry)G_E(MOVSXD, 0);
     if (entry->op == X86_OP_MOV_FROM_SEG || entry->op == X86_OP_MOV_TO_SEG) {
         insn->reg &= 7;
