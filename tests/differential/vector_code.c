@@ -78,7 +78,7 @@ static bool writes_fixed(const struct generator *g, const struct x86_vector_oper
            is_reserved(g, operand->number);
 }
 
-/* Whether the bytes are a vector instruction whose only memory is its plain operand. */
+/* Whether the bytes are a vector instruction whose only memory is its operand. */
 static bool vector_usable(const struct generator *g, const uint8_t *b, struct x86_insn *insn)
 {
     struct x86_vector_insn v;
@@ -86,7 +86,10 @@ static bool vector_usable(const struct generator *g, const uint8_t *b, struct x8
     if (x86_decode(insn, X86_CODE_64, b, X86_INSN_BYTES_MAX) != X86_DECODE_OK ||
         insn->op != X86_OP_VECTOR || !x86_vector_describe(insn, g->feature, &v))
         return false;
-    if (v.memory_access && v.memory != X86_MEMORY_PLAIN)
+    if (v.memory_access && v.memory > X86_MEMORY_COMPRESSED)
+        return false; /* gen_gather() makes those */
+    /* Of an element across two pages the host names no place that the manual knows. */
+    if (v.memory != X86_MEMORY_PLAIN && (insn->displacement & (v.element - 1)))
         return false;
     /* VCVTPS2PH to memory sets MXCSR's flags even if its store faults then; ours does not. */
     if (insn->map == 3 && insn->opcode == 0x1d && insn->memory)
@@ -144,6 +147,155 @@ static void gen_vector(struct generator *g)
     }
 }
 
+/* -- gathers, scatters, MASKMOVDQU: what they touch depends on vector registers -- */
+
+/* VEX or EVEX with a second source; rm a register unless `e->memory`. */
+struct vector_op {
+    bool evex, wide;
+    uint8_t map, pp, opcode, l, reg, vvvv, rm, mask;
+};
+
+static void put_vector_op(struct generator *g, const struct vector_op *op, bool sib)
+{
+    struct vector_form f = {.style = op->evex ? STYLE_EVEX : STYLE_VEX,
+                            .map = op->map,
+                            .opcode = op->opcode,
+                            .pp = op->pp,
+                            .w = op->wide,
+                            .l = op->l,
+                            .reg = op->reg,
+                            .rm = op->rm,
+                            .vvvv = op->vvvv,
+                            .mask = op->mask};
+    uint8_t b[16];
+    unsigned n = put_vector_prefix(b, &f);
+
+    for (unsigned i = 0; i < n; i++)
+        put(g, b[i], 1);
+    if (!sib)
+        put(g, 0xc0 | (op->reg & 7u) << 3 | (op->rm & 7u), 1);
+}
+
+/* VMOVDQU or VMOVDQU64 of random data. */
+static void put_random_vector(struct generator *g, bool evex, uint8_t l, uint8_t reg)
+{
+    put_vector_op(g,
+                  &(struct vector_op){.evex = evex,
+                                      .wide = evex,
+                                      .map = 1,
+                                      .pp = 2,
+                                      .opcode = 0x6f,
+                                      .l = l,
+                                      .reg = reg,
+                                      .rm = R15},
+                  true);
+    put(g, 0x80 | (reg & 7u) << 3 | 7, 1);
+    put(g, below(g, 0x1f00) & ~63u, 4);
+}
+
+struct gather {
+    bool evex, scatter, quad_index, quad;
+    uint8_t l, reg, index, mask, scale;
+};
+
+/* Indices of about 10 bits when scaled, of both signs where the CPU can shift so. */
+static void put_indices(struct generator *g, const struct gather *s)
+{
+    unsigned shift = (s->quad_index ? 64u : 32u) - 10u + s->scale;
+    bool keep_sign = !s->quad_index || s->evex;
+
+    put_random_vector(g, s->evex, s->l, s->index);
+    put_vector_op(g,
+                  &(struct vector_op){.evex = s->evex,
+                                      .wide = s->evex && s->quad_index,
+                                      .map = 1,
+                                      .pp = 1,
+                                      .opcode = s->quad_index && !keep_sign ? 0x73 : 0x72,
+                                      .l = s->l,
+                                      .reg = keep_sign ? 4 : 2,
+                                      .vvvv = s->index,
+                                      .rm = s->index},
+                  false);
+    put(g, shift, 1);
+}
+
+/* All elements, or some at random. */
+static void put_mask(struct generator *g, const struct gather *s)
+{
+    struct vector_op all = {
+        .map = 1, .pp = 1, .opcode = 0x76, .l = 1, .reg = s->mask, .vvvv = s->mask, .rm = s->mask};
+    struct vector_op all_opmask = {.map = 1,
+                                   .wide = true,
+                                   .opcode = 0x46,
+                                   .l = 1,
+                                   .reg = s->mask,
+                                   .vvvv = s->mask,
+                                   .rm = s->mask};
+
+    if (!one_in(g, 3))
+        put_vector_op(g, s->evex ? &all_opmask : &all, false); /* KXNORQ, VPCMPEQD */
+    else if (!s->evex)
+        put_random_vector(g, false, 1, s->mask);
+}
+
+static int32_t gather_displacement(struct generator *g, const struct gather *s)
+{
+    int32_t displacement = 0x400 + (int32_t)below(g, 0x2000);
+
+    if (one_in(g, g->edge_rate))
+        displacement = choose_edge(g);
+    if (s->scatter && displacement < 0x200) /* the cells lie below */
+        displacement = 0x400;
+    return displacement;
+}
+
+static void put_gather(struct generator *g, const struct gather *s)
+{
+    uint8_t opcode = (uint8_t)(s->quad_index | (s->scatter ? 0xa0 : 0x90) | (one_in(g, 2) ? 2 : 0));
+    bool narrow = one_in(g, 8);
+
+    if (narrow)
+        put(g, 0x67, 1);
+    put_vector_op(g,
+                  &(struct vector_op){.evex = s->evex,
+                                      .wide = s->quad,
+                                      .map = 2,
+                                      .pp = 1,
+                                      .opcode = opcode,
+                                      .l = s->l,
+                                      .reg = s->reg,
+                                      .vvvv = s->evex ? 0 : s->mask,
+                                      .mask = s->evex ? s->mask : 0,
+                                      .rm = R15},
+                  true);
+    if (s->index & 8) /* VEX.X */
+        g->code[g->length - (s->evex ? 4 : 3)] &= 0xbf;
+    put(g, 0x84 | (s->reg & 7u) << 3, 1);
+    put(g, (uint8_t)(s->scale << 6 | (s->index & 7) << 3 | 7), 1);
+    put(g, (uint32_t)gather_displacement(g, s), 4);
+}
+
+static void gen_gather(struct generator *g)
+{
+    bool evex = g->feature[X86_FEATURE_AVX512VL] && one_in(g, 2);
+    struct gather s = {.evex = evex,
+                       .scatter = evex && one_in(g, 2),
+                       .quad_index = one_in(g, 2),
+                       .quad = one_in(g, 2),
+                       .l = (uint8_t)below(g, evex ? 3 : 2),
+                       .reg = any_register(g),
+                       .scale = (uint8_t)below(g, 4)};
+
+    if (!g->feature[X86_FEATURE_AVX2])
+        return;
+    s.index = (uint8_t)((s.reg + 1 + below(g, 7)) & 15);
+    s.mask = evex ? (uint8_t)(1 + below(g, 7)) : (uint8_t)((s.reg + 9 + below(g, 7)) & 15);
+    put_indices(g, &s);
+    put_mask(g, &s);
+    put_gather(g, &s);
+    g->count++;
+}
+
 static void gen_x87(struct generator *g)
 {
     struct encoding e = {0};
@@ -182,8 +334,8 @@ static void gen_x87(struct generator *g)
 
 void generate_vector(struct generator *g)
 {
-    static void (*const groups[])(struct generator * g) = {gen_sse, gen_sse, gen_vector, gen_vector,
-                                                           gen_x87};
+    static void (*const groups[])(struct generator * g) = {gen_sse,    gen_sse,    gen_vector,
+                                                           gen_vector, gen_gather, gen_x87};
 
     groups[below(g, sizeof groups / sizeof *groups)](g);
 }

@@ -37,6 +37,13 @@ CODE64(p_target, "int $0x81\n");
 CODE64(p_rdpkru, ".byte 0x0f, 0x01, 0xee" STOP);
 CODE64(p_wrpkru, ".byte 0x0f, 0x01, 0xef" STOP);
 
+CODE64(p_gather_begin, "vmovdqu (%rdx), %ymm1\n vpxor %ymm0, %ymm0, %ymm0\n "
+                       "vpcmpeqd %ymm2, %ymm2, %ymm2\n p_gather: "
+                       "vpgatherdd %ymm2, (%rax,%ymm1,4), %ymm0\n p_vectors_get: "
+                       "vmovdqu %ymm0, 32(%rdx)\n vmovdqu %ymm2, 64(%rdx)" STOP);
+CODE64(p_masked_store, "vmovdqu (%rdx), %ymm2\n vpmaskmovd %ymm2, %ymm2, (%rax)" STOP);
+extern const u8 p_gather[], p_vectors_get[];
+
 enum access { READ, WRITE, EXEC, ACCESSES };
 static const char *const access_names[] = {"read", "write", "fetch"};
 
@@ -916,6 +923,94 @@ static void test_implicit(void)
     __asm__ volatile("lgdt %0" : : "m"(old));
 }
 
+static struct context vectors_run(const u8 *code, u64 address, u32 (*area)[8])
+{
+    struct context c = context_kernel(code);
+    c.rax = address;
+    c.rdx = ADDRESS(area);
+    world_long(&c);
+    return c;
+}
+
+/* SDM vol. 2, VPGATHERDD: what was loaded before a fault is in the result and out of the mask. */
+static void test_gather(void)
+{
+    static u32 area[3][8] = {{0, 1, 1024, 2, 1025, 3, 4, 1026}};
+    struct context c;
+    tables_reset();
+    test_pt[0] = FRAME(0) | P | W;
+    for (u32 i = 0; i < 1024; i++) {
+        ((u32 *)(void *)frames[0])[i] = 100 + i;
+        ((u32 *)(void *)frames[1])[i] = 2000 + i;
+    }
+    for (int i = 0; i < 3; i++) { /* not in the TLB, in it, in it again */
+        test_pt[1] = 0;
+        invlpg(VA(1));
+        c = vectors_run(p_gather_begin, VA(0), area);
+        CHECK_VECTOR("gather from a page that is not present", &c, PF, 0);
+        CHECK("where", c.cr2, VA(1));
+        c = vectors_run(p_vectors_get, 0, area);
+        CHECK("the first was loaded", area[1][0], 100);
+        CHECK("the second", area[1][1], 101);
+        CHECK("the third was not", area[1][2], 0);
+        CHECK("the first is done", area[2][0], 0);
+        CHECK("the third is not", area[2][2], 0xffffffff);
+        test_pt[1] = FRAME(1) | P | W;
+        c = vectors_run(p_gather, VA(0), area);
+        CHECK_STOP("the rest", &c);
+        CHECK("the third", area[1][2], 2000);
+        CHECK("the fourth", area[1][3], 102);
+        CHECK("the last", area[1][7], 2002);
+        CHECK("all are done", area[2][2] | area[2][7], 0);
+        c = vectors_run(p_gather_begin, VA(0), area);
+        CHECK_STOP("all at once", &c);
+        CHECK("the first", area[1][0], 100);
+        CHECK("the last", area[1][7], 2002);
+    }
+}
+
+/* What a mask keeps out is not touched: it does not fault, and makes no page dirty. */
+static void test_masked_store(void)
+{
+    static u32 area[1][8];
+    struct context c;
+    tables_reset();
+    test_pt[0] = FRAME(0) | P | W;
+    for (int i = 0; i < 2; i++) {
+        memory_set(area, 0, sizeof area);
+        c = vectors_run(p_masked_store, VA(0), area);
+        CHECK_STOP("nothing is stored", &c);
+        CHECK("not dirty", test_pt[0] & D, 0);
+        c = vectors_run(p_masked_store, VA(1), area);
+        CHECK_STOP("nothing to a page that is not present", &c);
+        area[0][1] = 0x80001234 + (u32)i;
+        c = vectors_run(p_masked_store, VA(1) - 8, area);
+        CHECK_STOP("before the page's end", &c);
+        CHECK("stored", *(u32 *)(void *)(frames[0] + 4092), 0x80001234 + (u32)i);
+        CHECK("beside it", *(u32 *)(void *)(frames[0] + 4088), 0x10101010);
+        CHECK("dirty", test_pt[0] & D, D);
+        area[0][2] = 0x80000000;
+        c = vectors_run(p_masked_store, VA(1) - 8, area);
+        CHECK_VECTOR("behind it", &c, PF, ERROR_W);
+        CHECK("where", c.cr2, VA(1));
+        test_pt[0] &= ~D;
+        invlpg(VA(0));
+    }
+}
+
+static void test_vectors(void)
+{
+    part("vectors under masks");
+    if (!(cpuid(7, 0).ebx >> 5 & 1)) {
+        skip("gathers and masked stores", "no AVX2");
+        return;
+    }
+    cr4_set(cr4_get() | CR4_OSFXSR | CR4_OSXSAVE);
+    xsetbv_safe(0, 7);
+    test_gather();
+    test_masked_store();
+}
+
 void guest_main(void)
 {
     test_guessed(); /* first: it knows the beginning only */
@@ -933,6 +1028,7 @@ void guest_main(void)
     test_stac();
     test_atomic_rmw();
     test_implicit();
+    test_vectors();
     test_two_level();
     test_pae();
     test_pdpte();

@@ -180,6 +180,8 @@ bool encoding_put(struct emit *e, const struct encoding *c)
     bool roomy = !e->full && e->end - e->at >= (ptrdiff_t)sizeof buffer;
     uint8_t *begin = roomy ? e->at : buffer, *at = begin;
 
+    if (c->vex != X86_VEX_NONE && c->addressing == AT_STATE)
+        add(&at, 0x65);
     if (c->vex == X86_VEX_VEX)
         put_vex(&at, c);
     else if (c->vex == X86_VEX_EVEX)
@@ -239,6 +241,11 @@ void emit_mov_reg_state(struct emit *e, enum host_register reg, int32_t disp)
 void emit_mov_reg_state32(struct emit *e, enum host_register reg, int32_t disp)
 {
     put_state(e, OPCODE(.opcode = 0x8b), reg, disp);
+}
+
+void emit_movsxd_reg_state(struct emit *e, enum host_register reg, int32_t disp)
+{
+    put_state(e, OPCODE(.opcode = 0x63, .wide = true), reg, disp);
 }
 
 void emit_mov_reg_state16(struct emit *e, enum host_register reg, int32_t disp)

@@ -123,6 +123,8 @@ void emit_dec_state32(struct emit *e, int32_t disp);
 void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value);
 void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value);
 
+void emit_movsxd_reg_state(struct emit *e, enum host_register reg, int32_t disp);
+
 /* Tables in the state: [gs:at + disp]. `at` is neither RSP nor R12. */
 void emit_mov_reg_entry(struct emit *e, enum host_register reg, enum host_register at,
                         int32_t disp);
@@ -185,6 +187,33 @@ uint8_t *emit_call_rel32(struct emit *e);
 uint8_t *emit_jrcxz_rel8(struct emit *e);
 void emit_patch_rel32(uint8_t *place, const uint8_t *target);
 bool emit_patch_rel8(uint8_t *place, const uint8_t *target); /* false: out of reach */
+
+/* -- vectors (emit_vector.c); the host has AVX, for registers from 16 on and for `evex` AVX-512 --
+ */
+
+struct emit_element {
+    enum host_register base; /* it is at [base] */
+    uint8_t size;            /* 4 or 8 bytes */
+    uint8_t at;              /* which in the register; the first clears all others */
+    bool evex;
+};
+
+struct emit_lane {
+    uint8_t at;    /* which 16 bytes */
+    uint8_t bytes; /* of the register */
+    bool evex;
+};
+
+/* The first 16, 32 or 64 bytes of a register; a load clears the rest. */
+void emit_vector_state(struct emit *e, unsigned reg, unsigned bytes, int32_t disp, bool load);
+void emit_element_load(struct emit *e, unsigned reg, const struct emit_element *element);
+void emit_lane_insert(struct emit *e, unsigned reg, unsigned from, const struct emit_lane *lane);
+void emit_vector_clear(struct emit *e, unsigned reg);
+/* The sign of each element, of `size` bytes. */
+void emit_signs(struct emit *e, enum host_register to, unsigned reg, unsigned size, unsigned bytes);
+void emit_opmask_state(struct emit *e, unsigned opmask, int32_t disp, bool load);
+void emit_mov_reg_opmask(struct emit *e, enum host_register to, unsigned opmask); /* 16 bits */
+void emit_opmask_clear(struct emit *e, unsigned opmask);
 
 void emit_fldcw_state(struct emit *e, int32_t disp);
 void emit_ldmxcsr_state(struct emit *e, int32_t disp);

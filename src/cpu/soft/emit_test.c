@@ -687,6 +687,33 @@ static void test_state(struct test *t)
     READS_AS(t, emit_mov_reg_state(e, HOST_RAX, -16), "mov rax, qword ptr gs:[0xFFFFFFFFFFFFFFF0]");
 }
 
+static void test_vectors(struct test *t)
+{
+    const struct emit_element first = {.base = HOST_R10, .size = 4},
+                              second = {.base = HOST_R10, .size = 8, .at = 1},
+                              third = {.base = HOST_R10, .size = 4, .at = 2, .evex = true};
+
+    READS_AS(t, emit_movsxd_reg_state(e, HOST_R10, 0x10), "movsxd r10, dword ptr gs:[0x10]");
+    READS_AS(t, emit_vector_state(e, 9, 16, 0x40, true), "vmovdqu xmm9, xmmword ptr gs:[0x40]");
+    READS_AS(t, emit_vector_state(e, 1, 32, 0x40, false), "vmovdqu ymmword ptr gs:[0x40], ymm1");
+    READS_AS(t, emit_vector_state(e, 31, 16, 0x40, true), "vmovdqu64 xmm31, xmmword ptr gs:[0x40]");
+    READS_AS(t, emit_vector_state(e, 2, 64, 0x40, false), "vmovdqu64 zmmword ptr gs:[0x40], zmm2");
+    READS_AS(t, emit_element_load(e, 15, &first), "vmovd xmm15, dword ptr [r10]");
+    READS_AS(t, emit_element_load(e, 3, &second), "vpinsrq xmm3, xmm3, qword ptr [r10], 0x1");
+    READS_AS(t, emit_element_load(e, 17, &third), "vpinsrd xmm17, xmm17, dword ptr [r10], 0x2");
+    READS_AS(t, emit_lane_insert(e, 3, 12, &(struct emit_lane){.at = 1, .bytes = 32}),
+             "vinserti128 ymm3, ymm3, xmm12, 0x1");
+    READS_AS(t, emit_lane_insert(e, 3, 29, &(struct emit_lane){.at = 3, .bytes = 64}),
+             "vinserti32x4 zmm3, zmm3, xmm29, 0x3");
+    READS_AS(t, emit_vector_clear(e, 12), "vpxor xmm12, xmm12, xmm12");
+    READS_AS(t, emit_signs(e, HOST_R11, 9, 4, 32), "vmovmskps r11d, ymm9");
+    READS_AS(t, emit_signs(e, HOST_R11, 1, 8, 16), "vmovmskpd r11d, xmm1");
+    READS_AS(t, emit_opmask_state(e, 3, 0x40, false), "kmovq qword ptr gs:[0x40], k3");
+    READS_AS(t, emit_opmask_state(e, 3, 0x40, true), "kmovq k3, qword ptr gs:[0x40]");
+    READS_AS(t, emit_mov_reg_opmask(e, HOST_R11, 5), "kmovw r11d, k5");
+    READS_AS(t, emit_opmask_clear(e, 6), "kxorw k6, k6, k6");
+}
+
 static void test_moves(struct test *t)
 {
     char text[128];
@@ -1027,6 +1054,7 @@ int main(void)
 
     TEST_RUN(&t, test_encodings);
     TEST_RUN(&t, test_state);
+    TEST_RUN(&t, test_vectors);
     TEST_RUN(&t, test_moves);
     TEST_RUN(&t, test_immediates);
     TEST_RUN(&t, test_alu);

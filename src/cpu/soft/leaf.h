@@ -57,6 +57,9 @@ soft_leaf soft_leaf_mov_to_seg, soft_leaf_wrmsr;
 /* system.c: both set c->rip */
 soft_leaf soft_leaf_mov_to_cr, soft_leaf_invlpg;
 
+/* leaf_gather.c: gathers and scatters, on operands in soft_vcpu.vector */
+soft_leaf soft_leaf_gather;
+
 /* leaf_bits.c: with a bit's number in a register */
 soft_leaf soft_leaf_bits;
 

@@ -33,7 +33,8 @@ bool soft_leaf_bits(struct soft_vcpu *c, const struct soft_op *op)
 
     if (c->io_done != 0 || c->trail || offset + op->insn.operand_size > GUEST_PAGE_SIZE ||
         (entry->tag != linear - offset &&
-         !soft_leaf_fill(c, linear, access | (uint32_t)op->insn.operand_size << 8)))
+         soft_leaf_fill(c, linear, access | (uint32_t)op->insn.operand_size << 8) !=
+             SOFT_FILL_AGAIN))
         return false;
     op->run(c, op);
     return true;

@@ -17,7 +17,7 @@
 #include "cpu/soft/observe.h"
 #include "cpu/soft/translate_internal.h"
 
-#define BLOCK_CODE_MAX 16384
+#define BLOCK_CODE_MAX TR_CODE_ROOM
 
 /* The two views lie apart by a constant, so a rel32 between two places is the same in both. */
 void tr_jump_to(struct translation *tr, const uint8_t *execute)
@@ -138,21 +138,18 @@ static void interpret(struct translation *tr, unsigned op)
 static void cold_back(struct translation *tr, unsigned op)
 {
     for (unsigned i = 0; i < tr->cold_count; i++) {
-        if (tr->cold[i].kind <= COLD_HASH && tr->cold[i].op == op)
+        if (tr->cold[i].kind <= COLD_GATHER && tr->cold[i].op == op)
             tr->cold[i].back = tr->e.at;
     }
 }
 
 /* -- leaves -- */
 
-static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
+void tr_leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
 {
     struct emit *e = &tr->e;
     const struct soft_op *op = &tr->block->ops[i];
-    struct cold *cold;
 
-    tr_flags_save(tr);
-    tr->flags_host = false;
     emit_inc_state(e, STATE(counters.leaf[0]) + 8 * op->insn.op);
     emit_mov_reg_state(e, HOST_R10, STATE(code_page));
     emit_lea(e, HOST_R10, HOST_R10, HOST_NONE, 0, tr_page_offset(tr, 0));
@@ -160,7 +157,16 @@ static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
     emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)op);
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)leaf);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.leaf));
-    cold = tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_E), COLD_OP);
+}
+
+static void leaf_emit(struct translation *tr, unsigned i, soft_leaf *leaf)
+{
+    struct cold *cold;
+
+    tr_flags_save(tr);
+    tr->flags_host = false;
+    tr_leaf_call(tr, i, leaf);
+    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_E), COLD_OP);
     cold->op = i;
     cold->units = tr->units;
     tr_share_end(tr);
@@ -168,7 +174,7 @@ static void leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
 
 void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf)
 {
-    leaf_call(tr, i, leaf);
+    leaf_emit(tr, i, leaf);
     tr->flags_memory = true;
     tr->flags_recorded = false;
     tr->flags_recipe = 0;
@@ -176,7 +182,7 @@ void tr_leaf(struct translation *tr, unsigned i, soft_leaf *leaf)
 
 void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf)
 {
-    leaf_call(tr, i, leaf);
+    leaf_emit(tr, i, leaf);
     emit_mov_reg_state(&tr->e, HOST_R10, STATE(rip));
     tr_jump_to(tr, tr->t->fixed.lookup[1]);
 }
@@ -199,7 +205,7 @@ static void cold_leaf(struct translation *tr, const struct cold *cold)
     tr_flags_cook(tr, cold->recipe);
     tr->flags_memory = true;
     tr->units = cold->units;
-    leaf_call(tr, cold->op, cold->leaf);
+    leaf_emit(tr, cold->op, cold->leaf);
     tr->cold[tr->cold_count - 1].back = back;
     emit_patch_rel32(emit_jmp_rel32(&tr->e), back);
 }
@@ -343,6 +349,10 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
     case COLD_SLOT:
     case COLD_HASH:
         tr_check_cold(tr, cold);
+        cold_twin(tr, cold);
+        break;
+    case COLD_GATHER:
+        tr_gather_cold(tr, cold);
         cold_twin(tr, cold);
         break;
     case COLD_RUN:

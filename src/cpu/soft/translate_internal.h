@@ -10,6 +10,7 @@
 #include "cpu/x86/flags.h"
 
 #define FIXED_BYTES_MAX 32768
+#define TR_CODE_ROOM    16384 /* of one block, and of what it has out of line */
 #define FLAGS_ALL       ((uint16_t)X86_RFLAGS_ARITH)
 
 /* Displacements from GS. */
@@ -139,6 +140,7 @@ enum cold_kind {
     COLD_OP,     /* the interpreted twin of an operation */
     COLD_SLOT,   /* not in the slot: the TLB, a page walk in leaf code, else as COLD_OP */
     COLD_HASH,   /* not in the TLB: as COLD_SLOT */
+    COLD_GATHER, /* as a leaf, else as COLD_OP */
     COLD_LEAF,   /* a leaf, where what is inline does not do */
     COLD_RUN,    /* the same for a run of pushes or pops: else one by one */
     COLD_SHARED, /* the same for accesses that share a check: else to the block's other code */
@@ -270,6 +272,8 @@ void tr_leaf_jump(struct translation *tr, unsigned i, soft_leaf *leaf);
 /* A leaf out of line, where a jump at `place` leads, for an operation of which only the usual case
  * is inline; that has left the flags where they were. The caller sets `back`. */
 struct cold *tr_leaf_else(struct translation *tr, unsigned i, uint8_t *place, soft_leaf *leaf);
+/* The call alone, with the flags in memory; E: it has declined. */
+void tr_leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf);
 
 /* -- flags (translate_flags.c) -- */
 
@@ -317,15 +321,16 @@ struct check {
     unsigned op;
     unsigned size;
     bool aligned; /* must be, to its size, a power of two */
+    bool maybe;   /* a store under a mask, which may be none and then makes no page dirty */
     bool stack;   /* what is pushed, of an operation whose operand is in memory */
     enum soft_access access;
 };
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
 void tr_check(struct translation *tr, const struct check *check);
 void tr_check_cold(struct translation *tr, const struct cold *cold);
-/* R10 from linear to host address where the TLB allows this access to one byte, with R11 spoilt.
- * Gives the place of the jump where it does not; all other registers are as they were there. */
-uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access);
+/* R10 from linear to host address where the TLB allows this access, with R11 spoilt. Gives the place
+ * of the JA where it does not; all other registers are as they were there. */
+uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access, unsigned size);
 /* -- shared checks (translate_share.c) -- */
 
 /* Before the first operation: which accesses share a check. */
@@ -363,7 +368,10 @@ void tr_op(struct translation *tr, unsigned i);
 bool tr_string(struct translation *tr, unsigned i); /* translate_string.c */
 bool tr_mxcsr(struct translation *tr, unsigned i);  /* ... LDMXCSR and STMXCSR */
 bool tr_vector(struct translation *tr, unsigned i); /* translate_vector.c */
-bool tr_x87(struct translation *tr, unsigned i);    /* translate_x87.c */
+/* Gathers and scatters. (translate_gather.c) */
+bool tr_gather(struct translation *tr, unsigned i, const struct x86_vector_insn *v);
+void tr_gather_cold(struct translation *tr, const struct cold *cold);
+bool tr_x87(struct translation *tr, unsigned i); /* translate_x87.c */
 
 /* System instructions (translate_system.c); where it gives false nothing was emitted. */
 bool tr_system(struct translation *tr, unsigned i);

@@ -127,9 +127,9 @@ static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsig
     return miss;
 }
 
-uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access)
+uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access, unsigned size)
 {
-    return hash_emit(tr, access, 1, false);
+    return hash_emit(tr, access, size, false);
 }
 
 static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t *place)
@@ -155,6 +155,10 @@ void tr_check(struct translation *tr, const struct check *check)
     uint8_t *place;
     struct cold *cold;
 
+    if (check->maybe) {
+        (void)miss_add(tr, hash_emit(tr, check->access, check->size, check->aligned), check);
+        return;
+    }
     place = e->at;
     if (is_slot_likely(tr, slot)) {
         emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);

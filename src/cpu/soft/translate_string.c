@@ -131,7 +131,7 @@ static void part_check(struct translation *tr, unsigned i, enum soft_access acce
     emit_lea(e, HOST_R11, HOST_R11, HOST_RCX, (unsigned)__builtin_ctz(size), 0);
     emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, GUEST_PAGE_SIZE);
     except(x, emit_jcc_rel32(e, EMIT_IF_A));
-    except(x, tr_tlb_look(tr, access));
+    except(x, tr_tlb_look(tr, access, 1));
 }
 
 /* At least one element, at most a page of them, upwards. */

@@ -10,10 +10,8 @@
 
 static bool vector_is_native(const struct x86_vector_insn *v)
 {
-    /* A load under a mask may be done on the host if all that it could touch may be read. */
-    if (v->memory == X86_MEMORY_BY_SIGN || v->memory == X86_MEMORY_BY_OPMASK)
-        return v->memory_access == X86_OPERAND_READ;
-    return v->memory == X86_MEMORY_PLAIN || v->memory_access == 0;
+    /* An access under a mask may be done on the host if all that it could touch may be. */
+    return v->memory <= X86_MEMORY_COMPRESSED || v->memory_access == 0;
 }
 
 static unsigned units_of(const struct x86_vector_insn *v)
@@ -64,6 +62,7 @@ static void access_set(const struct x86_vector_insn *v, struct check *check)
     check->size = v->memory_bytes;
     check->aligned = v->aligned;
     check->access = v->memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
+    check->maybe = v->memory != X86_MEMORY_PLAIN && check->access == SOFT_WRITE;
 }
 
 bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
@@ -86,7 +85,11 @@ bool tr_vector(struct translation *tr, unsigned i)
     struct check check = {.op = i};
 
     if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
-        !x86_vector_describe(&op->insn, tr->c->vm->cpuid->feature, &v) || !vector_is_native(&v))
+        !x86_vector_describe(&op->insn, tr->c->vm->cpuid->feature, &v))
+        return false;
+    if (v.memory == X86_MEMORY_GATHER || v.memory == X86_MEMORY_SCATTER)
+        return tr_gather(tr, i, &v);
+    if (!vector_is_native(&v))
         return false;
     access_set(&v, &check);
     if ((units_of(&v) & UNIT_X87) && !(tr->block->mode & SOFT_MODE_X87))

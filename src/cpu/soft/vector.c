@@ -167,12 +167,22 @@ static void masked_store(struct run *r)
     }
 }
 
+/* VEXTRACTF32X4 and its kin must be allowed to store all of their operand, whatever the mask (class
+ * E6NF). */
+static bool is_extraction(const struct x86_insn *insn)
+{
+    return insn->vex == X86_VEX_EVEX && insn->map == 3 && (insn->opcode & 0xdd) == 0x19;
+}
+
 static void masked_begin(struct run *r, enum soft_access access)
 {
     const struct x86_vector_insn *v = r->v;
 
     masked_prepare(r);
     memset(r->frame.memory, 0, 64);
+    if (is_extraction(&r->op->insn))
+        soft_probe(r->c, soft_operand(r->c, r->op, v->memory_bytes, access), v->memory_bytes,
+                   access);
     if (r->enabled == 0)
         return;
     r->linear = soft_operand(r->c, r->op, v->memory_bytes, access);
@@ -536,6 +546,30 @@ static bool gather_enabled(const struct soft_vcpu *c, const struct soft_op *op, 
     return c->vector.zmm[number_vvvv(op)][(i + 1) * v->element - 1] >> 7;
 }
 
+/* A mask in a vector register gets all bits of each element alike and 0 behind the vector before
+ * anything can fault (SDM vol. 2, VPGATHERDD). */
+static void gather_mask_normalise(struct soft_vcpu *c, const struct soft_op *op)
+{
+    const struct x86_vector_insn *v = vector_of(op);
+    uint8_t *mask = c->vector.zmm[number_vvvv(op)];
+    unsigned bytes = v->vector_bytes;
+
+    for (unsigned i = 0; i < bytes / v->element; i++)
+        memset(mask + i * v->element, gather_enabled(c, op, i) ? 0xff : 0, v->element);
+    memset(mask + bytes, 0, 64 - bytes);
+}
+
+/* The first element that is loaded clears what is behind the vector. */
+static void gather_load(struct soft_vcpu *c, const struct soft_op *op, unsigned i, uint64_t linear)
+{
+    const struct x86_vector_insn *v = vector_of(op);
+    uint8_t *reg = c->vector.zmm[number_reg(op)];
+    uint64_t value = soft_load(c, linear, v->element);
+
+    memcpy(reg + i * v->element, &value, v->element);
+    memset(reg + v->vector_bytes, 0, 64u - v->vector_bytes);
+}
+
 static void gather_done(struct soft_vcpu *c, const struct soft_op *op, unsigned i)
 {
     const struct x86_vector_insn *v = vector_of(op);
@@ -559,8 +593,10 @@ static void gather_run(struct soft_vcpu *c, const struct soft_op *op)
     c->vector_changed = true;
     state_check(c, v);
     memcpy(index, c->vector.zmm[x86_vector_index(&op->insn)], sizeof index);
+    if (v->unit != X86_UNIT_EVEX)
+        gather_mask_normalise(c, op);
     for (unsigned i = 0; i < count; i++) {
-        uint64_t linear, value;
+        uint64_t linear;
 
         if (!gather_enabled(c, op, i))
             continue;
@@ -568,8 +604,7 @@ static void gather_run(struct soft_vcpu *c, const struct soft_op *op)
         if (v->memory == X86_MEMORY_SCATTER) {
             soft_store(c, linear, element_load(reg + i * v->element, v->element), v->element);
         } else {
-            value = soft_load(c, linear, v->element);
-            memcpy(reg + i * v->element, &value, v->element);
+            gather_load(c, op, i, linear);
         }
         gather_done(c, op, i);
     }
