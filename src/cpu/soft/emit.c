@@ -296,6 +296,14 @@ void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value)
         (enum host_register)EMIT_SUB, disp);
 }
 
+void emit_bt_state16(struct emit *e, int32_t disp, unsigned bit)
+{
+    put_state(
+        e,
+        OPCODE(.map = 1, .opcode = 0xba, .size_16 = true, .immediate = bit, .immediate_bytes = 1),
+        (enum host_register)4, disp);
+}
+
 static void put_entry(struct emit *e, struct encoding c, unsigned reg, enum host_register at)
 {
     c.addressing = AT_ENTRY;

@@ -122,6 +122,7 @@ void emit_inc_state(struct emit *e, int32_t disp);                       /* 64 b
 void emit_dec_state32(struct emit *e, int32_t disp);
 void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value);
 void emit_cmp_state32_imm8(struct emit *e, int32_t disp, int8_t value);
+void emit_bt_state16(struct emit *e, int32_t disp, unsigned bit); /* CF = this bit */
 
 void emit_movsxd_reg_state(struct emit *e, enum host_register reg, int32_t disp);
 

@@ -672,6 +672,7 @@ static void test_state(struct test *t)
     READS_AS(t, emit_inc_state(e, 0x10), "inc qword ptr gs:[0x10]");
     READS_AS(t, emit_dec_state32(e, 0x10), "dec dword ptr gs:[0x10]");
     READS_AS(t, emit_cmp_state32_imm8(e, 0x10, 0), "cmp dword ptr gs:[0x10], 0x0");
+    READS_AS(t, emit_bt_state16(e, 0x10, 8), "bt word ptr gs:[0x10], 0x8");
     READS_AS(t, emit_sub_state_imm8(e, 0x10, 48), "sub qword ptr gs:[0x10], 0x30");
     READS_AS(t, emit_mov_reg_entry(e, HOST_RAX, HOST_R11, 0x10),
              "mov rax, qword ptr gs:[r11+0x10]");

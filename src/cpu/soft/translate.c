@@ -96,7 +96,7 @@ void tr_units_load(struct translation *tr, unsigned i, unsigned units)
     if (absent)
         tr->shared_held = 0; /* R10 is lost */
     tr->units |= (uint8_t)units;
-    if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) {
+    if (need & TR_FLAGS_HOST) {
         units_call(tr, absent);
         return;
     }

@@ -319,7 +319,7 @@ static void twin_emit(struct soft_translator *t, struct emit *e, bool in_memory)
     leave = emit_jcc_rel32(e, EMIT_IF_E);
     emit_mov_reg_state(e, HOST_RSP, STATE(return_stack));
     emit_lea(e, HOST_RSP, HOST_RSP, HOST_NONE, 0, -8);
-    emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+    emit_mov_reg_state16(e, HOST_RAX, STATE(arith));
     emit_restore_flags(e);
     registers_load(e);
     emit_ret(e);
@@ -387,7 +387,7 @@ static void flags_load_emit(struct soft_vcpu *c, struct emit *e)
 {
     settle_emit(c, e);
     emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
-    emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+    emit_mov_reg_state16(e, HOST_RAX, STATE(arith));
     emit_restore_flags(e);
     emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
     emit_ret(e);

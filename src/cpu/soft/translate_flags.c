@@ -475,11 +475,22 @@ void tr_flags_load(struct translation *tr)
         emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.flags_load));
     } else {
         emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
-        emit_mov_reg_state32(e, HOST_RAX, STATE(arith));
+        emit_mov_reg_state16(e, HOST_RAX, STATE(arith));
         emit_restore_flags(e);
         emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
     }
     tr->flags_host = true;
+}
+
+/* The host's CF alone, which INC and DEC keep. */
+void tr_carry_load(struct translation *tr)
+{
+    if (tr->flags_host)
+        return;
+    if (tr->flags_memory && !tr->flags_recorded && tr->flags_recipe == 0)
+        emit_bt_state16(&tr->e, STATE(arith), 8); /* AH is its upper byte */
+    else
+        tr_flags_load(tr);
 }
 
 void tr_flags_store(struct translation *tr)

@@ -184,8 +184,13 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
     }
     for (unsigned n = 0; n < r.count; n++)
         emit_mov_reg_state(&tr->e, r.host[n], GPR(r.guest[n]));
-    if (f.read || (changes && f.written != FLAGS_ALL && tr_flags_from(tr, i + 1) != TR_FLAGS_DEAD))
-        tr_flags_load(tr);
+    if (f.read ||
+        (changes && f.written != FLAGS_ALL && tr_flags_from(tr, i + 1) != TR_FLAGS_DEAD)) {
+        if ((f.read | (FLAGS_ALL & ~f.written)) == X86_RFLAGS_CF)
+            tr_carry_load(tr);
+        else
+            tr_flags_load(tr);
+    }
     if (changes)
         tr_flags_made(tr, i, &r.rename);
     if (!emit_insn(&tr->e, &op->insn, vector, &r.rename))
@@ -203,7 +208,7 @@ bool tr_integer_access(const struct x86_insn *insn, struct check *check)
 {
     check->size = memory_size(insn);
     check->access = memory_written(insn) ? SOFT_WRITE : SOFT_READ;
-    check->aligned = check->size == 16; /* CMPXCHG16B */
+    check->align = check->size == 16 ? 16 : 0; /* CMPXCHG16B */
     return true;
 }
 

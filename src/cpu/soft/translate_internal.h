@@ -174,7 +174,7 @@ struct cold {
     soft_leaf *leaf;        /* COLD_LEAF */
     uint8_t access;         /* COLD_SLOT to COLD_SHARED */
     uint16_t size;
-    bool aligned;         /* COLD_SLOT, COLD_HASH */
+    uint8_t align;        /* COLD_SLOT, COLD_HASH, COLD_SHARED */
     bool hashed;          /* by the TLB, not a slot */
     uint8_t shared_ready; /* of struct translation */
     unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
@@ -185,6 +185,7 @@ struct cold {
 struct shared {
     uint8_t base, index, scale, segment;
     uint8_t access; /* enum soft_access */
+    uint8_t align;  /* of the lowest byte, for all; 0: each sees to its own */
     bool spilled;   /* the host address must wait in soft_vcpu.shared */
     unsigned members, first, last;
     int64_t low, high; /* displacements as the first has them, `high` excluded */
@@ -303,6 +304,8 @@ void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename 
 void tr_flags_save(struct translation *tr);
 void tr_flags_load(struct translation *tr);
 void tr_flags_clobber(struct translation *tr);
+/* For an operation that reads and keeps CF at most, and writes all others. Spoils those. */
+void tr_carry_load(struct translation *tr);
 /* To soft_vcpu.arith itself, for code that reads it. */
 void tr_flags_store(struct translation *tr);
 /* On the way to C: which recipe gives the flags (0: they are in memory). */
@@ -320,16 +323,16 @@ bool tr_address(struct translation *tr, const struct soft_op *op);
 struct check {
     unsigned op;
     unsigned size;
-    bool aligned; /* must be, to its size, a power of two */
-    bool maybe;   /* a store under a mask, which may be none and then makes no page dirty */
-    bool stack;   /* what is pushed, of an operation whose operand is in memory */
+    unsigned align; /* 0 or a power of two up to 64 */
+    bool maybe;     /* a store under a mask, which may be none and then makes no page dirty */
+    bool stack;     /* what is pushed, of an operation whose operand is in memory */
     enum soft_access access;
 };
 /* R10 from linear to host address, or out of line to the interpreted twin. Destroys R11, flags. */
 void tr_check(struct translation *tr, const struct check *check);
 void tr_check_cold(struct translation *tr, const struct cold *cold);
-/* R10 from linear to host address where the TLB allows this access, with R11 spoilt. Gives the place
- * of the JA where it does not; all other registers are as they were there. */
+/* R10 from linear to host address where the TLB allows this access, with R11 spoilt. Gives the
+ * place of the JA where it does not; all other registers are as they were there. */
 uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access, unsigned size);
 /* -- shared checks (translate_share.c) -- */
 

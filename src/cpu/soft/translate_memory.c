@@ -95,24 +95,31 @@ static bool is_slot_likely(const struct translation *tr, unsigned slot)
 #define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
 /* R10 is a linear address ^ the tag of a slot or TLB entry: jumps where the access can't be made by
- * it, that is, the page is another, the access goes on behind it, or it is not aligned to its size,
- * if it must be; one that is can't go on behind its page. */
-static uint8_t *compare_emit(struct translation *tr, unsigned size, bool aligned)
+ * it, that is, the page is another, the access goes on behind it, or it is not aligned to `align`
+ * (0: need not be). One that is aligned to its size can't go on behind its page. */
+static uint8_t *compare_emit(struct translation *tr, unsigned size, unsigned align)
 {
     struct emit *e = &tr->e;
+    uint8_t *jump, *place;
 
-    if (aligned) {
+    if (align != 0 && align == size) {
         emit_test_reg_imm(e, HOST_R10, -(int32_t)GUEST_PAGE_SIZE | ((int32_t)size - 1));
         return emit_jcc_rel32(e, EMIT_IF_NE);
     }
     emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)(GUEST_PAGE_SIZE - size));
-    return emit_jcc_rel32(e, EMIT_IF_A);
+    jump = e->at;
+    place = emit_jcc_rel32(e, EMIT_IF_A);
+    if (align != 0) { /* not equal is above here: TEST clears CF */
+        emit_test_reg_imm8(e, HOST_R10, (uint8_t)(align - 1));
+        emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), jump);
+    }
+    return place;
 }
 
 /* R10 from linear to host address by the TLB, with R11 at its entry; gives the place of the jump on
  * a miss, where R10 is linear ^ the entry's tag. */
 static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsigned size,
-                          bool aligned)
+                          unsigned align)
 {
     struct emit *e = &tr->e;
     uint8_t *miss;
@@ -122,14 +129,14 @@ static uint8_t *hash_emit(struct translation *tr, enum soft_access access, unsig
     emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
     emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
     emit_xor_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access));
-    miss = compare_emit(tr, size, aligned);
+    miss = compare_emit(tr, size, align);
     emit_add_reg_mem(e, HOST_R10, HOST_R11, ARRAY(access) + 8);
     return miss;
 }
 
 uint8_t *tr_tlb_look(struct translation *tr, enum soft_access access, unsigned size)
 {
-    return hash_emit(tr, access, size, false);
+    return hash_emit(tr, access, size, 0);
 }
 
 static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t *place)
@@ -156,25 +163,25 @@ void tr_check(struct translation *tr, const struct check *check)
     struct cold *cold;
 
     if (check->maybe) {
-        (void)miss_add(tr, hash_emit(tr, check->access, check->size, check->aligned), check);
+        (void)miss_add(tr, hash_emit(tr, check->access, check->size, check->align), check);
         return;
     }
     place = e->at;
     if (is_slot_likely(tr, slot)) {
         emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
-        cold = miss_add(tr, compare_emit(tr, check->size, check->aligned), check);
+        cold = miss_add(tr, compare_emit(tr, check->size, check->align), check);
         emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
         cold->kind = COLD_SLOT;
         cold->pace = pace_new(tr, slot, place);
     } else {
-        cold = miss_add(tr, hash_emit(tr, check->access, check->size, check->aligned), check);
+        cold = miss_add(tr, hash_emit(tr, check->access, check->size, check->align), check);
         cold->kind = COLD_HASH;
         cold->hashed = true;
     }
     cold->slot = tag;
     cold->access = (uint8_t)check->access;
     cold->size = (uint16_t)check->size;
-    cold->aligned = check->aligned;
+    cold->align = (uint8_t)check->align;
     cold->hit = e->at;
 }
 
@@ -186,8 +193,8 @@ static void slot_look(struct translation *tr, const struct cold *cold)
     struct emit *e = &tr->e;
     uint8_t *misaligned = NULL;
 
-    if (cold->aligned) { /* tags have no offset */
-        emit_test_reg_imm(e, HOST_R10, cold->size - 1);
+    if (cold->align != 0) { /* tags have no offset */
+        emit_test_reg_imm8(e, HOST_R10, cold->align - 1);
         misaligned = emit_jcc_rel32(e, EMIT_IF_NE);
     }
     emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
@@ -225,7 +232,7 @@ static void pace_emit(struct translation *tr, const struct cold *cold)
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.pace));
     look = emit_jmp_rel32(e);
     cold->pace->hash = e->at;
-    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size, cold->aligned);
+    missed = hash_emit(tr, (enum soft_access)cold->access, cold->size, cold->align);
     emit_patch_rel32(emit_jmp_rel32(e), cold->hit);
     emit_patch_rel32(missed, e->at);
     hash_missed(tr, cold);

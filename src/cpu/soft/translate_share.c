@@ -131,6 +131,8 @@ static bool access_join(struct plan *plan, unsigned n, unsigned i, const struct 
         return false;
     shared->low = low;
     shared->high = high;
+    if (check->align > shared->align)
+        shared->align = (uint8_t)check->align;
     shared->last = i;
     shared->members++;
     tr->shared_of[i] = (uint8_t)(n + 1);
@@ -244,6 +246,28 @@ static bool is_shared(const struct translation *tr, unsigned i)
     return tr->shared_of[i] != 0 && tr->shared[tr->shared_of[i] - 1].members > 1;
 }
 
+/* Whether the check of the lowest byte has found this access's alignment, too. */
+static bool is_aligned_with(const struct shared *shared, const struct check *check, int32_t at)
+{
+    return shared->align >= check->align && ((uint32_t)at & (check->align - 1)) == 0;
+}
+
+/* The lowest byte is aligned as the access that wants most, if that lies so far from it; else each
+ * access sees to itself. */
+static void aligns_plan(struct translation *tr)
+{
+    for (unsigned i = 0; i < tr->block->count; i++) {
+        struct shared *shared = &tr->shared[tr->shared_of[i] - 1];
+        struct check check = {.op = i};
+
+        if (tr->shared_of[i] == 0 || !access_find(tr, &tr->block->ops[i].insn, &check))
+            continue;
+        if (check.align != 0 &&
+            !is_aligned_with(shared, &check, (int32_t)(tr->shared_at[i] - shared->low)))
+            shared->align = 0;
+    }
+}
+
 /* Which host addresses another use of R10 would lose. */
 static void spills_plan(struct translation *tr)
 {
@@ -285,6 +309,7 @@ void tr_share_plan(struct translation *tr)
         access_plan(&plan, i);
         registers_plan(&plan, i);
     }
+    aligns_plan(tr);
     spills_plan(tr);
 }
 
@@ -317,6 +342,7 @@ static void shared_check(struct translation *tr, unsigned i, unsigned n)
     const struct shared *shared = &tr->shared[n];
     const struct check check = {.op = i,
                                 .size = (unsigned)(shared->high - shared->low),
+                                .align = shared->align,
                                 .access = (enum soft_access)shared->access};
     struct soft_op lowest = tr->block->ops[i];
 
@@ -334,7 +360,7 @@ static void align_check(struct translation *tr, const struct check *check, int32
 {
     tr_flags_clobber(tr);
     emit_lea32(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, at);
-    emit_alu_reg_imm32(&tr->e, EMIT_AND, HOST_R11, (int32_t)check->size - 1);
+    emit_alu_reg_imm32(&tr->e, EMIT_AND, HOST_R11, (int32_t)check->align - 1);
     tr_twin_if(tr, check->op, EMIT_IF_NE);
 }
 
@@ -360,7 +386,7 @@ bool tr_share_use(struct translation *tr, const struct check *check, int32_t *at
     }
     tr->shared_held = (uint8_t)(n + 1);
     *at = (int32_t)(tr->shared_at[i] - tr->shared[n].low);
-    if (check->aligned)
+    if (check->align != 0 && !is_aligned_with(&tr->shared[n], check, *at))
         align_check(tr, check, *at);
     return true;
 }

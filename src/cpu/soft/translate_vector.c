@@ -60,7 +60,7 @@ bool tr_mxcsr(struct translation *tr, unsigned i)
 static void access_set(const struct x86_vector_insn *v, struct check *check)
 {
     check->size = v->memory_bytes;
-    check->aligned = v->aligned;
+    check->align = v->aligned ? v->memory_bytes : 0;
     check->access = v->memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
     check->maybe = v->memory != X86_MEMORY_PLAIN && check->access == SOFT_WRITE;
 }
