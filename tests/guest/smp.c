@@ -1,129 +1,54 @@
 /*
- * Two processors: start by INIT and SIPI, IPIs, locked counters, the memory model (litmus tests),
- * TLB shootdown, cross-modifying code.
+ * Two processors: start by INIT and SIPI, IPIs, locked counters, TLB shootdown, cross-modifying
+ * code. The memory model has litmus.c.
  *
- * Intel SDM vol. 3, 8.2 (memory ordering), 8.4 (start-up), 10.6 (IPIs); Sewell and others,
- * "x86-TSO", CACM 53(7).
+ * Intel SDM vol. 3, 8.2 (memory ordering), 8.4 (start-up), 10.6 (IPIs).
  */
-#include "apic.h"
-#include "world.h"
+#include "cpus.h"
 
 #define MSR_MTRR_DEF_TYPE 0x2ffu
 
-/* The processor at the other end runs one job at a time: `job` is set last, and cleared by it when
- * done. */
-typedef void (*job_fn)(void);
-static volatile job_fn job;
-static volatile u32 alive, other_id;
-static volatile u64 other_mtrr;
-
-/* Where the second processor starts: copied to LOW_AP, entered in real mode with CS:IP = (LOW_AP >>
- * 4):0. */
-__asm__(".pushsection .text\n.globl ap_start, ap_end\n.code16\n.balign 16\nap_start:\n"
-        "cli\n mov %cs, %ax\n mov %ax, %ds\n mov %cr0, %eax\n mov %eax, (4f - ap_start)\n mov %cs, "
-        "(5f - ap_start)\n"
-        "lgdtl (3f - ap_start)\n or $1, %al\n and $0x9fffffff, %eax\n mov %eax, %cr0\n ljmpl "
-        "$0x38, $ap_protected\n"
-        ".balign 4\n3: .word 64*8-1\n .long gdt\n"
-        ".globl ap_cr0, ap_cs\n.balign 4\nap_cr0: 4: .long 0\nap_cs: 5: .long 0\nap_end:\n"
-        ".code32\nap_protected:\n mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, "
-        "%ss\n mov $ap_stack_top, %esp\n"
-        "mov %cr4, %eax\n or $0x620, %eax\n mov %eax, %cr4\n mov $boot_pml4, %eax\n mov %eax, "
-        "%cr3\n mov $0xc0000080, %ecx\n rdmsr\n"
-        "or $0x100, %eax\n wrmsr\n mov %cr0, %eax\n or $0x80010000, %eax\n mov %eax, %cr0\n ljmp "
-        "$8, $1f\n"
-        ".code64\n1: mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n mov "
-        "$ap_stack_top, %rsp\n"
-        "lidt ap_idtr\n call ap_main\n 2: cli\n hlt\n jmp 2b\n.popsection\n"
-        ".pushsection .bss\n.balign 4096\n.fill 8192\nap_stack_top:\n.popsection\n");
-extern u8 ap_start[], ap_end[], ap_cr0[], ap_cs[];
+static u32 other_id;
+static u64 other_mtrr;
 
 /* The other processor's own interrupts: a counter at vector 0xa0, which also ends HLT; an NMI's. */
-static struct gate64 ap_idt[256] __attribute__((aligned(16)));
-struct __attribute__((packed)) {
-    u16 limit;
-    u64 base;
-} ap_idtr;
 u32 ipi_count, ap_nmi_count;
-__asm__(".pushsection .text\n.globl ap_ipi, ap_nmi, ap_fault\nap_ipi: push %rax\n lock incl "
+__asm__(".pushsection .text\n.globl ap_ipi, ap_nmi\nap_ipi: push %rax\n lock incl "
         "ipi_count\n mov $0xfee000b0, %eax\n"
-        "movl $0, (%rax)\n pop %rax\n iretq\nap_nmi: lock incl ap_nmi_count\n iretq\nap_fault: "
-        "cli\n hlt\n jmp ap_fault\n.popsection\n");
-extern u8 ap_ipi[], ap_nmi[], ap_fault[];
+        "movl $0, (%rax)\n pop %rax\n iretq\nap_nmi: lock incl ap_nmi_count\n iretq\n"
+        ".popsection\n");
+extern u8 ap_ipi[], ap_nmi[];
 
-void ap_main(void);
-void ap_main(void)
+static void mtrr_job(void)
 {
-    apic_enable();
-    other_id = apic_read(APIC_ID) >> 24;
     other_mtrr = rdmsr(MSR_MTRR_DEF_TYPE);
-    __asm__ volatile("sti" : : : "memory");
-    alive = 1;
-    for (;;) {
-        job_fn run = job;
-        if (run) {
-            run();
-            __asm__ volatile("" : : : "memory");
-            job = NULL;
-        }
-        pause();
-    }
 }
-
-static void gate_set(struct gate64 *gate, const void *to)
-{
-    u64 at = ADDRESS(to);
-    *gate = (struct gate64){(u16)at, SEL_KCODE64, 0, 0x8e, (u16)(at >> 16), (u32)(at >> 32), 0};
-}
-
-static void delay(u64 rounds)
-{
-    for (u64 i = 0; i < rounds; i++)
-        pause();
-}
-
-/* Waits for a condition, bounded by the clock of loops. */
-#define WAIT(condition)                                                                            \
-    for (u64 waited = 0; !(condition) && waited < 400000000; waited++)                             \
-    pause()
 
 static bool start_other(void)
 {
-    for (int i = 0; i < 256; i++)
-        gate_set(&ap_idt[i], ap_fault);
-    gate_set(&ap_idt[0xa0], ap_ipi);
-    gate_set(&ap_idt[NMI], ap_nmi);
-    ap_idtr.limit = sizeof(ap_idt) - 1;
-    ap_idtr.base = ADDRESS(ap_idt);
-    memory_copy((void *)LOW_AP, ap_start, (size_t)(ap_end - ap_start));
-    apic_enable();
-    apic_write(APIC_ICR_HIGH, 0);
-    apic_write(APIC_ICR, 0xc0000 | ICR_ASSERT | ICR_INIT); /* all but self */
-    delay(1000000);
-    apic_write(APIC_ICR, 0xc0000 | ICR_ASSERT | ICR_STARTUP | LOW_AP >> 12);
-    delay(100000);
-    if (!alive)
-        apic_write(APIC_ICR, 0xc0000 | ICR_ASSERT | ICR_STARTUP | LOW_AP >> 12);
-    for (u64 i = 0; i < 20000000 && !alive; i++)
-        pause();
-    return alive;
+    cpus_gate_set(0xa0, ap_ipi);
+    cpus_gate_set(NMI, ap_nmi);
+    if (cpus_start() < 2)
+        return false;
+    other_id = cpus[1].apic_id;
+    cpu_run(1, mtrr_job);
+    cpu_wait(1);
+    return true;
 }
 
 /* Runs `theirs` there and `ours` here, at once. */
 static void run_both(job_fn theirs, job_fn ours)
 {
-    job = theirs;
+    cpu_run(1, theirs);
     ours();
-    WAIT(!job);
-    CHECK("the other processor finished", job == NULL, true);
+    cpu_wait(1);
 }
 
 static void test_start(void)
 {
     part("start");
-    CHECK("PE clear in CR0 at SIPI",
-          *(volatile u32 *)(LOW_AP + (u64)(ap_cr0 - ap_start)) & 0x80000001, 0);
-    CHECK("CS by the vector", *(volatile u16 *)(LOW_AP + (u64)(ap_cs - ap_start)), LOW_AP >> 4);
+    CHECK("PE clear in CR0 at SIPI", cpus_start_cr0() & 0x80000001, 0);
+    CHECK("CS by the vector", cpus_start_cs(), LOW_AP >> 4);
     CHECK("its APIC ID is another", other_id != apic_read(APIC_ID) >> 24, true);
     CHECK("this is the bootstrap processor", rdmsr(MSR_APIC_BASE) >> 8 & 1, 1);
     tcg_wrong("TCG's INIT clears the MTRRs");
@@ -281,103 +206,6 @@ static void test_split(void)
     CHECK("beside code", *(u64 *)SPLIT(8), 2 * (SPLITS / 8));
 }
 
-/*
- * Litmus tests. Both sides go through the same rounds, each round on its own cell; a barrier per
- * block of cells keeps them together. r[] holds what each side read.
- */
-#define CELLS  512u
-#define BLOCKS 400u
-struct cell {
-    volatile u32 x, y;
-    u32 r0, r1;
-} __attribute__((aligned(64)));
-static struct cell cells[CELLS];
-static volatile u32 barrier_in[2];
-static void (*litmus_side[2])(struct cell *c);
-static u32 outcomes[4];
-static u32 litmus_blocks;
-
-static void barrier(unsigned me, u32 value)
-{
-    barrier_in[me] = value;
-    __asm__ volatile("mfence" : : : "memory");
-    while (barrier_in[!me] < value)
-        pause();
-}
-
-static void litmus_run(unsigned me)
-{
-    u32 stage = 0;
-    for (u32 block = 0; block < litmus_blocks; block++) {
-        barrier(me, ++stage);
-        for (u32 i = 0; i < CELLS; i++)
-            litmus_side[me](&cells[i]);
-        barrier(me, ++stage);
-        if (me == 0)
-            for (u32 i = 0; i < CELLS; i++) {
-                outcomes[(cells[i].r0 & 1) * 2 + (cells[i].r1 & 1)]++;
-                cells[i].x = cells[i].y = 0;
-            }
-        barrier(me, ++stage);
-    }
-}
-
-static void litmus_theirs(void)
-{
-    litmus_run(1);
-}
-
-static void litmus_ours(void)
-{
-    litmus_run(0);
-}
-
-#define SIDE(name, text, result)                                                                   \
-    static void name(struct cell *c)                                                               \
-    {                                                                                              \
-        u32 r = 0;                                                                                 \
-        __asm__ volatile(text : "+m"(c->x), "+m"(c->y), "+r"(r) : : "memory", "cc");               \
-        result;                                                                                    \
-    }
-SIDE(sb0, "movl $1, %0\n movl %1, %2", c->r0 = r)
-SIDE(sb1, "movl $1, %1\n movl %0, %2", c->r1 = r)
-SIDE(sb0_fence, "movl $1, %0\n mfence\n movl %1, %2", c->r0 = r)
-SIDE(sb1_fence, "movl $1, %1\n mfence\n movl %0, %2", c->r1 = r)
-SIDE(sb0_lock, "movl $1, %%eax\n xchgl %%eax, %0\n movl %1, %2", c->r0 = r)
-SIDE(sb1_lock, "movl $1, %%eax\n xchgl %%eax, %1\n movl %0, %2", c->r1 = r)
-SIDE(mp_write, "movl $1, %0\n movl $1, %1", (void)r)
-SIDE(lb0, "movl %0, %2\n movl $1, %1", c->r0 = r)
-SIDE(lb1, "movl %1, %2\n movl $1, %0", c->r1 = r)
-
-static void mp_read(struct cell *c)
-{
-    u32 r0, r1;
-    __asm__ volatile("movl %2, %0\n movl %3, %1"
-                     : "=&r"(r0), "=&r"(r1)
-                     : "m"(c->y), "m"(c->x)
-                     : "memory");
-    c->r0 = r0;
-    c->r1 = r1;
-}
-
-/* `forbidden` is the outcome (r0, r1) that TSO excludes, or -1. */
-static void litmus(const char *what, void (*ours)(struct cell *), void (*theirs)(struct cell *),
-                   int forbidden)
-{
-    litmus_side[0] = ours;
-    litmus_side[1] = theirs;
-    litmus_blocks = BLOCKS;
-    barrier_in[0] = barrier_in[1] = 0;
-    memory_set(outcomes, 0, sizeof(outcomes));
-    for (u32 i = 0; i < CELLS; i++)
-        cells[i].x = cells[i].y = 0;
-    run_both(litmus_theirs, litmus_ours);
-    u32 all = outcomes[0] + outcomes[1] + outcomes[2] + outcomes[3];
-    CHECK(what, all, CELLS * BLOCKS);
-    if (forbidden >= 0)
-        CHECK(what, outcomes[forbidden], 0);
-}
-
 /* Stores past the caches are ordered by SFENCE alone (SDM vol. 3, 8.2.2). */
 #define STREAMED 200000u
 static struct {
@@ -403,17 +231,11 @@ static void stream_ours(void)
     } while (flag < STREAMED);
 }
 
-static void test_litmus(void)
+static void test_streamed(void)
 {
-    part("memory model");
-    litmus("SB: any outcome is allowed", sb0, sb1, -1);
-    litmus("SB with MFENCE: not 0, 0", sb0_fence, sb1_fence, 0);
-    litmus("SB with XCHG: not 0, 0", sb0_lock, sb1_lock, 0);
-    litmus("MP: not 1, 0", mp_read, mp_write, 2);
-    litmus("LB: not 1, 1", lb0, lb1, 3);
+    part("stores past the caches");
     run_both(stream_theirs, stream_ours);
     CHECK("MOVNTI behind SFENCE", streamed_late, 0);
-    skip("IRIW", "it takes four processors; TSO's other forbidden outcomes are tested with two");
 }
 
 /* TLB shootdown: the other processor reads a page while it is unmapped, told, and mapped elsewhere.
@@ -670,7 +492,7 @@ void guest_main(void)
     test_ipi();
     test_locked();
     test_split();
-    test_litmus();
+    test_streamed();
     test_shootdown();
     test_dirty();
     test_patch();

@@ -527,6 +527,7 @@ void soft_op_iret(struct soft_vcpu *c, const struct soft_op *op)
 
     if (soft_is_v86(c) && (c->rflags & X86_RFLAGS_IOPL) != X86_RFLAGS_IOPL)
         soft_raise_code(c, X86_GP, 0);
+    soft_serialize();
     if (is_plain(c)) {
         plain_iret(c, size);
         return;

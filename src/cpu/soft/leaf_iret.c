@@ -86,5 +86,6 @@ bool soft_leaf_iret(struct soft_vcpu *c, const struct soft_op *op)
     soft_mode_update(c);
     if (outer)
         soft_segments_drop(c);
+    soft_serialize();
     return true;
 }

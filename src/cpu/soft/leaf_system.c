@@ -150,5 +150,6 @@ bool soft_leaf_wrmsr(struct soft_vcpu *c, const struct soft_op *op)
     if (!msr || c->cpl != 0 || !soft_is_canonical(value) || !next_set(c, op))
         return false;
     *msr = value;
+    soft_serialize();
     return true;
 }

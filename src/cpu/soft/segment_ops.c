@@ -170,6 +170,7 @@ void soft_op_lldt(struct soft_vcpu *c, const struct soft_op *op)
 
     protected_require(c);
     soft_require_cpl0(c);
+    soft_serialize();
     selector = word_operand(c, op);
     if (soft_selector_is_null(selector)) {
         c->ldtr = (struct x86_segment){.selector = selector};
@@ -192,6 +193,7 @@ void soft_op_ltr(struct soft_vcpu *c, const struct soft_op *op)
 
     protected_require(c);
     soft_require_cpl0(c);
+    soft_serialize();
     selector = word_operand(c, op);
     if (soft_selector_is_null(selector))
         soft_raise_code(c, X86_GP, 0);
@@ -345,6 +347,7 @@ static void table_load(struct soft_vcpu *c, const struct soft_op *op, struct x86
     if (!soft_is_canonical(loaded.base))
         soft_raise_code(c, X86_GP, 0);
     *table = loaded;
+    soft_serialize();
 }
 
 void soft_op_sgdt(struct soft_vcpu *c, const struct soft_op *op)

@@ -431,6 +431,13 @@ void soft_segment_load_real(struct soft_vcpu *c, unsigned segment, uint16_t sele
  * privilege or address_mask depend on). Also derives cpl from SS.DPL's rules: see segment.c. */
 void soft_mode_update(struct soft_vcpu *c);
 
+/* What a serializing instruction owes to other vCPUs (SDM vol. 3, 8.3): its vCPU's stores are seen
+ * before anything that follows. Linux' membarrier(2) relies on it for CR3. */
+static inline void soft_serialize(void)
+{
+    memory_fence();
+}
+
 static inline bool soft_is_real(const struct soft_vcpu *c)
 {
     return !(c->cr0 & X86_CR0_PE);

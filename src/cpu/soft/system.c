@@ -89,8 +89,7 @@ static void cr3_set(struct soft_vcpu *c, uint64_t value)
     c->cr3 = keep ? value & ~CR3_KEEP : value;
     soft_trace(c, TRACE_CR3, 0, c->cr3);
     soft_tlb_switch(c, c->cr3, keep);
-    /* A serializing instruction; Linux' membarrier(2) relies on it. */
-    memory_fence();
+    soft_serialize();
 }
 
 static void cr3_write(struct soft_vcpu *c, uint64_t value)
@@ -175,6 +174,7 @@ static void mov_to_cr(struct soft_vcpu *c, const struct soft_op *op)
     struct cpu_exit exit = {.kind = CPU_EXIT_CR8};
 
     soft_require_cpl0(c);
+    soft_serialize();
     switch (op->insn.reg) {
     case 0:
         cr0_write(c, value);
@@ -291,6 +291,7 @@ static void mov_to_dr(struct soft_vcpu *c, const struct soft_op *op)
     unsigned number = debug_register(c, op);
     uint64_t value = c->gpr[op->insn.rm] & register_mask(c);
 
+    soft_serialize();
     if (number < 4) {
         c->dr[number] = value;
         return;
@@ -508,6 +509,7 @@ static void wrmsr(struct soft_vcpu *c, const struct soft_op *op)
     } else {
         (void)msr_external(c, index, true, value);
     }
+    soft_serialize();
 }
 
 /* -- CPUID, time, random numbers -- */
@@ -528,6 +530,7 @@ static void cpuid(struct soft_vcpu *c, const struct soft_op *op)
     c->gpr[X86_RBX] = result[1];
     c->gpr[X86_RCX] = result[2];
     c->gpr[X86_RDX] = result[3];
+    soft_serialize();
 }
 
 static void rdtsc(struct soft_vcpu *c, const struct soft_op *op)
@@ -665,6 +668,7 @@ static void invlpg(struct soft_vcpu *c, const struct soft_op *op)
     if (c->code_size == X86_CODE_64 && !soft_is_canonical(linear))
         return;
     soft_tlb_flush_page(c, linear);
+    soft_serialize();
 }
 
 bool soft_leaf_invlpg(struct soft_vcpu *c, const struct soft_op *op)
@@ -675,6 +679,7 @@ bool soft_leaf_invlpg(struct soft_vcpu *c, const struct soft_op *op)
         return false;
     if (soft_is_canonical(linear))
         soft_tlb_flush_page(c, linear);
+    soft_serialize();
     return true;
 }
 
@@ -711,6 +716,7 @@ static void cpl0_only(struct soft_vcpu *c, const struct soft_op *op)
 {
     (void)op;
     soft_require_cpl0(c); /* INVD, WBINVD: guest RAM is coherent */
+    soft_serialize();
 }
 
 static void nothing(struct soft_vcpu *c, const struct soft_op *op)
@@ -750,6 +756,7 @@ static void serialize(struct soft_vcpu *c, const struct soft_op *op)
 {
     (void)op;
     soft_require_feature(c, X86_FEATURE_SERIALIZE);
+    soft_serialize();
 }
 
 static void smap_flag(struct soft_vcpu *c, const struct soft_op *op)

@@ -159,6 +159,36 @@ _Noreturn void guest_unexpected(u64 vector, const u64 *frame, u64 cr2)
     guest_exit();
 }
 
+/* Multiboot 0.6.96, 3.3: the flags' bit 2 says that the command line's address is at 16. */
+extern u32 boot_info;
+static const char *command_line(void)
+{
+    volatile u32 *info = (volatile u32 *)low_pointer(boot_info);
+    return boot_info && info[0] & 4 ? (const char *)low_pointer(info[4]) : "";
+}
+
+/* What stands behind `name` and "=" where the text begins with them, or nothing. */
+static const char *behind(const char *text, const char *name)
+{
+    while (*name && *text == *name)
+        text++, name++;
+    return *name == 0 && *text == '=' ? text + 1 : NULL;
+}
+
+u64 option(const char *name, u64 otherwise)
+{
+    for (const char *at = command_line(); *at; at++) {
+        const char *digits = behind(at, name);
+        if (!digits)
+            continue;
+        u64 value = 0;
+        for (; *digits >= '0' && *digits <= '9'; digits++)
+            value = value * 10 + (u64)(*digits - '0');
+        return value;
+    }
+    return otherwise;
+}
+
 void *memory_set(void *to, int value, size_t len)
 {
     u8 *p = to;

@@ -16,6 +16,7 @@ start:
     cli
     cld
     mov $boot_stack_top, %esp
+    mov %ebx, boot_info
     mov %cr4, %eax
     or $0x20, %eax              /* PAE */
     mov %eax, %cr4
@@ -91,6 +92,10 @@ boot_pd_mmio:
     .quad 0xc0000000 + i * 0x200000 + 0x93
     .set i, i + 1
     .endr
+
+    .globl boot_info            /* the Multiboot information's address */
+boot_info:
+    .long 0
 
     .bss
     .balign 4096
