@@ -288,6 +288,30 @@ static void test_halt(void)
     CHECK_TRAP("STI at ring 3", &c, GP, 0, USER(i_sti_hlt));
 }
 
+CODE64(i_object, "mov %rax, 0x50(%rdi)\n mov (%rdi), %rsi\n mov %rbx, (%rdi)" STOP);
+static u8 object_pages[2 * 4096] __attribute__((aligned(4096)));
+
+/* While an interrupt waits, masked: code whose first accesses are to one object, across two pages.
+ */
+static void test_masked(void)
+{
+    part("masked interrupt");
+    u8 *object = object_pages + 4096 - 0x28;
+    ipi_self(IPI);
+    for (u64 i = 0; i < 50; i++) {
+        struct context c = context_kernel(i_object);
+        c.rdi = ADDRESS(object);
+        c.rax = i;
+        c.rbx = i + 1;
+        world_long(&c);
+        CHECK_STOP("goes on", &c);
+        CHECK("read", c.rsi, i);
+        CHECK("one end", *(volatile u64 *)object, i + 1);
+        CHECK("the other", *(volatile u64 *)(object + 0x50), i);
+    }
+    drain();
+}
+
 void guest_main(void)
 {
     apic_enable();
@@ -297,4 +321,5 @@ void guest_main(void)
     test_iret();
     test_gates();
     test_halt();
+    test_masked();
 }

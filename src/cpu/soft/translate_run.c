@@ -6,6 +6,7 @@
  * code and its exits: translate.c, translate_fixed.c.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -420,15 +421,16 @@ static void branch_undo(struct soft_vcpu *c)
     twin_run(c, site);
 }
 
-/* The block at c->rip, translated, or NULL: the run loop goes on. */
-static struct soft_block *next_block(struct soft_vcpu *c)
+/* The block at c->rip, translated, or NULL: the run loop goes on. `mind` has the requests for which
+ * it should. */
+static struct soft_block *next_block_minding(struct soft_vcpu *c, unsigned mind)
 {
     struct soft_block *block;
 
     soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
     c->op_first = c->op; /* a leaf's, perhaps, whose block has counted it */
-    if (atomic_load_explicit(&c->request, memory_order_relaxed) != 0 || c->halted || c->step ||
-        c->shadow)
+    if ((atomic_load_explicit(&c->request, memory_order_relaxed) & mind) != 0 || c->halted ||
+        c->step || c->shadow)
         return NULL;
     c->block_rip = c->rip;
     c->op = &c->idle_op;
@@ -437,6 +439,11 @@ static struct soft_block *next_block(struct soft_vcpu *c)
     if (c->counted && block->count > c->fuel)
         return NULL;
     return soft_translate_block(c, block) ? block : NULL;
+}
+
+static struct soft_block *next_block(struct soft_vcpu *c)
+{
+    return next_block_minding(c, UINT_MAX);
 }
 
 static const uint8_t *block_entry(struct soft_vcpu *c, const struct soft_block *block)
@@ -503,7 +510,10 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
     exit_begin(c);
     soft_count(&c->counters.exit_link);
     c->rip = c->code_page + (uint64_t)link->target;
-    block = next_block(c);
+    /* A block that goes on in its other code may have done nothing yet, and begin again with this if
+     * it came back: an interrupt or NMI that waits, masked, must not keep it from going on. */
+    block = next_block_minding(
+        c, link->alone ? ~(SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI) : UINT_MAX);
     if (!block || (link->alone && !soft_translate_alone(c, block)))
         return NULL;
     /* The page may have been exchanged since the jump's block was entered, and a second page may be
