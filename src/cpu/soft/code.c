@@ -210,7 +210,7 @@ void soft_exclusive_begin(struct soft_vcpu *c)
     atomic_store(&code->exclusive, true);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         if (i != c->index && vm->vcpu[i])
-            atomic_fetch_or(&vm->vcpu[i]->request, SOFT_REQUEST_STOP);
+            soft_request(vm->vcpu[i], SOFT_REQUEST_STOP);
     }
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         while (i != c->index && atomic_load(&code->running[i]))
@@ -253,7 +253,7 @@ static void note_leave(struct soft_vm *vm, unsigned vcpu, struct note note)
     } else {
         notes->overflow = true;
     }
-    atomic_fetch_or(&vm->vcpu[vcpu]->request, SOFT_REQUEST_INVALIDATE);
+    soft_request(vm->vcpu[vcpu], SOFT_REQUEST_INVALIDATE);
 }
 
 static struct soft_pieces pieces_of(uint64_t gpa, uint64_t length)
@@ -347,7 +347,7 @@ static void writer_end(struct soft_vcpu *c, struct code_page *page)
     other = c->vm->vcpu[writer - 1];
     if (!other)
         return;
-    atomic_fetch_or(&other->request, SOFT_REQUEST_STOP);
+    soft_request(other, SOFT_REQUEST_STOP);
     while (atomic_load(&c->vm->code->running[writer - 1]) &&
            (atomic_load(&other->request) & SOFT_REQUEST_STOP))
         wait_round(&rounds);
@@ -546,7 +546,7 @@ static void writers_stop(struct soft_vcpu *c, const uint8_t *page)
     soft_tlb_forget_writes(c, page);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         if (i != c->index && vm->vcpu[i])
-            atomic_fetch_or(&vm->vcpu[i]->request, SOFT_REQUEST_TLB);
+            soft_request(vm->vcpu[i], SOFT_REQUEST_TLB);
     }
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         if (i == c->index || !vm->vcpu[i])

@@ -59,7 +59,7 @@ static void vcpu_restart(const struct lockstep *l, struct soft_vcpu *c)
     c->inject_vector = l->start_vector;
     c->nmis_pending = l->start_nmis;
     if (c->nmis_pending)
-        atomic_fetch_or(&c->request, SOFT_REQUEST_NMI);
+        soft_request(c, SOFT_REQUEST_NMI);
     c->fuel_cut = 0;
 }
 

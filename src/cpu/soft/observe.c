@@ -179,7 +179,7 @@ static void op_print(const struct translation *tr, FILE *to, unsigned i)
     code_print(tr, to, 'h', tr->op_at[i], end);
     for (unsigned k = 0; k < tr->cold_count; k++) {
         const struct cold *cold = &tr->cold[k];
-        bool is_of_op = cold->kind != COLD_LINK && cold->kind != COLD_FRAMES;
+        bool is_of_op = cold->kind != COLD_LINK;
 
         if (is_of_op ? cold->op == i : i + 1 == tr->block->count)
             code_print(tr, to, 'c', cold->at, cold_at(tr, k + 1));

@@ -477,13 +477,13 @@ static void soft_run(struct vcpu *vcpu, struct cpu_exit *exit)
 
 static void soft_kick(struct vcpu *vcpu)
 {
-    atomic_fetch_or(&vcpu->soft.request, SOFT_REQUEST_KICK);
+    soft_request(&vcpu->soft, SOFT_REQUEST_KICK);
 }
 
 static void soft_interrupt_set(struct vcpu *vcpu, bool pending)
 {
     if (pending)
-        atomic_fetch_or(&vcpu->soft.request, SOFT_REQUEST_INTERRUPT);
+        soft_request(&vcpu->soft, SOFT_REQUEST_INTERRUPT);
     else
         atomic_fetch_and(&vcpu->soft.request, ~SOFT_REQUEST_INTERRUPT);
 }
@@ -498,7 +498,7 @@ static void soft_inject(struct vcpu *vcpu, uint8_t vector, bool nmi)
         if (c->nmis_pending < (c->nmi_blocked ? 1 : 2))
             c->nmis_pending++;
         c->halted = c->halted && c->nmi_blocked;
-        atomic_fetch_or(&c->request, SOFT_REQUEST_NMI);
+        soft_request(c, SOFT_REQUEST_NMI);
         return;
     }
     c->inject_waiting = true;

@@ -261,8 +261,9 @@ struct soft_vcpu {
     uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
                            its link be due */
     /* Host stack pointers: C's while translated code runs, the return stack's while C runs; and
-     * where the latter begins, and under which a call begins it anew. */
-    uint64_t c_stack, return_stack, return_base, return_limit;
+     * where the latter begins, and under which there is no room for frames. */
+    uint64_t c_stack, return_stack, return_base, return_floor;
+    _Atomic uint64_t return_limit; /* return_floor, or all ones: there may be a request */
     void *vector_ready;     /* called by translated code: loads the vector registers, or returns */
     uint32_t vector_loaded; /* the guest's vector registers are in the host's */
     bool vector_changed;    /* C may have changed their upper parts */
@@ -314,6 +315,14 @@ struct soft_vm {
     struct cpu_tools tools;
     void *stubs; /* vector.c: the stub buffer, shared by all vCPUs */
 };
+
+/* From any thread: wants the vCPU's attention (SOFT_REQUEST_*). Calls look at return_limit alone.
+ */
+static inline void soft_request(struct soft_vcpu *c, uint32_t request)
+{
+    atomic_fetch_or(&c->request, request);
+    atomic_store(&c->return_limit, UINT64_MAX);
+}
 
 /* -- the event trace (counters.c); on slow paths only -- */
 void soft_trace_add(struct soft_vcpu *c, enum trace_kind kind, uint32_t info, uint64_t detail);

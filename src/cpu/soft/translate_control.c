@@ -77,22 +77,23 @@ struct guard {
     uint8_t *key, *salt, *failed;
 };
 
-/* ZF = R10 + salt is the key; to `failed` if not. The key of a link without target is -0: no guest
- * can make a rip whose sum with the salt is 0. Destroys R11 and the flags. */
+/* R11 = the key - the salt; to `failed` if it is not R10. What follows goes on with R11, which
+ * comes from no memory that code before has just stored to. The key of a link without target is 0:
+ * no guest can make a rip whose sum with the salt is 0. Destroys the flags. */
 static struct guard guard_emit(struct translation *tr)
 {
     struct emit *e = &tr->e;
     struct guard guard;
 
     guard.key = emit_mov_reg_patched64(e, HOST_R11);
-    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(salt));
+    emit_alu_reg_state(e, EMIT_SUB, HOST_R11, STATE(salt));
     guard.salt = state_place(tr);
-    emit_alu_reg_reg(e, EMIT_ADD, HOST_R11, HOST_R10);
+    emit_alu_reg_reg(e, EMIT_CMP, HOST_R11, HOST_R10);
     guard.failed = emit_jcc_rel32(e, EMIT_IF_NE);
     return guard;
 }
 
-/* The same where the flags live in the host's. Destroys R11. */
+/* The same where the flags live in the host's: -x is ~x + 1. */
 static struct guard guard_emit_quiet(struct translation *tr)
 {
     struct emit *e = &tr->e;
@@ -103,8 +104,11 @@ static struct guard guard_emit_quiet(struct translation *tr)
     guard.key = emit_mov_reg_patched64(e, HOST_R11);
     emit_mov_reg_state(e, HOST_RCX, STATE(salt));
     guard.salt = state_place(tr);
-    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R10, 0, 0);
-    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R11, 0, 0);
+    emit_not(e, HOST_RCX);
+    emit_lea(e, HOST_R11, HOST_R11, HOST_RCX, 0, 1);
+    emit_mov_reg_reg(e, HOST_RCX, HOST_R10);
+    emit_not(e, HOST_RCX);
+    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R11, 0, 1);
     hit = emit_jrcxz_rel8(e);
     emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
     guard.failed = emit_jmp_rel32(e);
@@ -133,7 +137,7 @@ static struct guard cross_emit(struct translation *tr, int32_t target, bool flag
 
     tr_rip(tr, target);
     guard = flags_matter ? guard_emit_quiet(tr) : guard_emit(tr);
-    emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, -(target & 0xfff));
+    emit_lea(&tr->e, HOST_R11, HOST_R11, HOST_NONE, 0, -(target & 0xfff));
     emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
     return guard;
 }
@@ -318,27 +322,40 @@ static void return_push(struct translation *tr, unsigned i)
     emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, -8);
 }
 
-/* The upper half of a frame, from R11; the host's call makes the lower. */
-static void frame_push(struct translation *tr)
+/* The upper half of a frame, from R11; the host's call makes the lower. One comparison finds that
+ * there is no room, or a request. The call's target is at an offset, or in R10 (`indirect`). */
+static void frame_push(struct translation *tr, unsigned i, int32_t target, bool indirect)
 {
     struct cold *cold;
 
     emit_alu_reg_state(&tr->e, EMIT_CMP, HOST_RSP, STATE(return_limit));
     cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_B), COLD_FRAMES);
+    cold->op = i;
+    cold->target = target;
+    cold->call = indirect;
+    cold->flags_in_memory = true;
     cold->back = tr->e.at;
     emit_alu_reg_state(&tr->e, EMIT_ADD, HOST_R11, STATE(salt));
     emit_push(&tr->e, HOST_R11);
 }
 
-/* Behind the host's call: R10 is the guest's rip again. */
-static void landing_emit(struct translation *tr, unsigned i)
+/* Behind the host's call: R10 is the guest's rip again. What was called on the same page has most
+ * often left code_page as it is; else calls in a row would wait for each other through it. */
+static void landing_emit(struct translation *tr, unsigned i, bool same_page)
 {
     int32_t next = tr_page_offset(tr, tr->block->ops[i].next);
     struct cold *cold;
 
     emit_pop(&tr->e, HOST_R11);
     emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, -next);
-    emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
+    if (same_page) {
+        emit_alu_reg_state(&tr->e, EMIT_CMP, HOST_R11, STATE(code_page));
+        cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_LANDING);
+        cold->op = i;
+        cold->back = tr->e.at;
+    } else {
+        emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
+    }
     tr->flags_memory = true; /* as every return leaves them */
     tr->flags_recipe = 0;
     if (tr_link_is_plain(tr, next)) {
@@ -365,6 +382,7 @@ static bool call_emit(struct translation *tr, unsigned i)
     struct guard guard;
     struct cold *cold;
     int32_t target;
+    bool plain;
 
     if (!tr_branch_offset(tr, &tr->block->ops[i], &target))
         return false;
@@ -373,9 +391,9 @@ static bool call_emit(struct translation *tr, unsigned i)
         tr_exit_direct(tr, target, i);
         return true;
     }
-    poll_emit(tr, target, i, false);
-    frame_push(tr);
-    if (tr_link_is_plain(tr, target)) {
+    frame_push(tr, i, target, false);
+    plain = tr_link_is_plain(tr, target);
+    if (plain) {
         cold = tr_cold_add(tr, emit_call_rel32(&tr->e), COLD_LINK);
         cold->link = link_new(tr, cold->place, target);
     } else {
@@ -387,7 +405,7 @@ static bool call_emit(struct translation *tr, unsigned i)
         cold->back = tr->e.at;
     }
     cold->link->flags_in_memory = true;
-    landing_emit(tr, i);
+    landing_emit(tr, i, plain);
     return true;
 }
 
@@ -459,7 +477,6 @@ static struct cold *indirect_emit(struct translation *tr, unsigned i, bool call)
     struct emit *e = &tr->e;
     struct cold *cold;
 
-    emit_mov_reg_reg(e, HOST_R11, HOST_R10);
     emit_alu_reg_imm(e, EMIT_AND, HOST_R11, -(int32_t)GUEST_PAGE_SIZE);
     emit_mov_state_reg(e, STATE(code_page), HOST_R11);
     cold = guard_link(tr, &guard, call ? emit_call_rel32(e) : emit_jmp_rel32(e), 0);
@@ -518,13 +535,13 @@ static bool call_ind_emit(struct translation *tr, unsigned i)
     emit_mov_state_reg(e, STATE(branch_target), HOST_R10);
     return_push(tr, i);
     emit_mov_reg_state(e, HOST_R10, STATE(branch_target));
-    emit_cmp_state32_imm8(e, STATE(request), 0);
-    tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), COLD_INDIRECT)->op = i;
     if (call_has_frame(tr, i)) {
-        frame_push(tr);
+        frame_push(tr, i, 0, true);
         (void)indirect_emit(tr, i, true);
-        landing_emit(tr, i);
+        landing_emit(tr, i, false);
     } else {
+        emit_cmp_state32_imm8(e, STATE(request), 0);
+        tr_cold_add(tr, emit_jcc_rel32(e, EMIT_IF_NE), COLD_INDIRECT)->op = i;
         (void)indirect_emit(tr, i, false);
     }
     return true;
@@ -633,11 +650,30 @@ static void cold_indirect(struct translation *tr, const struct cold *cold)
         cold_go(tr, cold, impatient, relink);
 }
 
+/* A request was seen. */
+static void cold_poll(struct translation *tr, const struct cold *cold)
+{
+    bool indirect = cold->kind == COLD_FRAMES && cold->call;
+
+    tr_flags_cook(tr, cold->recipe);
+    /* At an end of the address space it may be none: see branch_undo(). */
+    if (indirect || !on_page(cold->target))
+        emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, cold->op));
+    if (!indirect)
+        tr_rip(tr, cold->target);
+    tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][cold->flags_in_memory]);
+}
+
 void tr_branch_cold(struct translation *tr, const struct cold *cold)
 {
     switch (cold->kind) {
     case COLD_FRAMES:
-        emit_mov_reg_state(&tr->e, HOST_RSP, STATE(return_base));
+        emit_patch_rel32(emit_call_rel32(&tr->e), to_write(tr->t, tr->t->fixed.frames));
+        emit_patch_rel32(emit_jcc_rel32(&tr->e, EMIT_IF_E), cold->back);
+        cold_poll(tr, cold);
+        break;
+    case COLD_LANDING:
+        emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
         emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
         break;
     case COLD_RETURN:
@@ -657,11 +693,6 @@ void tr_branch_cold(struct translation *tr, const struct cold *cold)
         cold_indirect(tr, cold);
         break;
     default:
-        tr_flags_cook(tr, cold->recipe);
-        /* At an end of the address space it may be none: see branch_undo(). */
-        if (!on_page(cold->target))
-            emit_mov_state_imm32(&tr->e, STATE(exit_site), tr_site_new(tr, cold->op));
-        tr_rip(tr, cold->target);
-        tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][cold->flags_in_memory]);
+        cold_poll(tr, cold);
     }
 }

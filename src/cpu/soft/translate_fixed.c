@@ -636,6 +636,42 @@ static void unwind_emit(struct soft_translator *t, struct emit *e)
     emit_patch_rel32(emit_jmp_rel32(e), to_write(t, t->fixed.lookup[1]));
 }
 
+/*
+ * Called by a call for which return_limit is too high: there is no room for a frame, so that the
+ * return stack begins anew, or somebody has made a request (soft_request()). NE: there is one. All
+ * registers stay; flags are in memory. return_limit is lowered before the request is read, and
+ * raised after it is made: one of the two sees the other.
+ */
+static void frames_emit(struct soft_translator *t, struct emit *e)
+{
+    uint8_t *pending, *room;
+
+    t->fixed.frames = to_execute(t, e->at);
+    emit_mov_state_reg(e, STATE(saved_rax), HOST_R10);
+    emit_mov_reg_state(e, HOST_R10, STATE(return_floor));
+    emit_mov_state_reg(e, STATE(return_limit), HOST_R10);
+    emit_mov_reg_state(e, HOST_R10, STATE(saved_rax));
+    RAW(e, 0x0f, 0xae, 0xf0); /* MFENCE */
+    emit_cmp_state32_imm8(e, STATE(request), 0);
+    pending = emit_jcc_rel32(e, EMIT_IF_NE);
+    emit_alu_reg_state(e, EMIT_CMP, HOST_RSP, STATE(return_floor));
+    room = emit_jcc_rel32(e, EMIT_IF_AE);
+    RAW(e, 0x65, 0x8f); /* POP [gs:saved_rax] */
+    gs_operand(e, 0, STATE(saved_rax));
+    emit_mov_reg_state(e, HOST_RSP, STATE(return_base));
+    RAW(e, 0x65, 0xff); /* PUSH [gs:saved_rax] */
+    gs_operand(e, 6, STATE(saved_rax));
+    emit_patch_rel32(room, e->at);
+    RAW(e, 0x48, 0x39, 0xe4); /* CMP RSP, RSP */
+    emit_ret(e);
+    emit_patch_rel32(pending, e->at);
+    RAW(e, 0x65, 0x48, 0xc7); /* MOV [gs:return_limit], -1 */
+    gs_operand(e, 0, STATE(return_limit));
+    RAW(e, 0xff, 0xff, 0xff, 0xff);
+    RAW(e, 0x48, 0x85, 0xe4); /* TEST RSP, RSP */
+    emit_ret(e);
+}
+
 /* CPUID.(EAX=0DH,ECX=1):EAX[2]: XGETBV with ECX = 1 (SDM vol. 1, 13.2). */
 static bool host_tells_in_use(void)
 {
@@ -681,6 +717,7 @@ bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c)
     for (unsigned in_memory = 0; in_memory < 2; in_memory++)
         missed_emit(t, &e, in_memory);
     unwind_emit(t, &e);
+    frames_emit(t, &e);
     t->fixed_bytes = ((size_t)(e.at - t->write) + 63) & ~(size_t)63;
     t->used = t->fixed_bytes;
     t->cold_from = t->bytes / 2; /* either half could hold all there may be */

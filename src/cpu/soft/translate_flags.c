@@ -218,6 +218,9 @@ static unsigned end_look(struct translation *tr)
     bool near = tr_branch_offset(tr, last, &target);
 
     switch (last->insn.op) {
+    case X86_OP_CALL: /* polls, and passes them in memory */
+        return near && !(tr_flags_at(tr, target) & ~TR_FLAGS_POLLED) ? TR_FLAGS_POLLED
+                                                                     : TR_FLAGS_MEMORY;
     case X86_OP_JMP:
         return near ? tr_flags_at(tr, target) : TR_FLAGS_MEMORY;
     case X86_OP_JCC:

@@ -25,7 +25,7 @@ struct soft_link {
     struct soft_block *from;            /* where the jump is */
     uint8_t *place;                     /* of the rel32, in the writable view */
     const uint8_t *unlinked;            /* where it leads while not linked */
-    /* To other pages, in the writable view: an imm64, -(rip + salt) of the target, and the
+    /* To other pages, in the writable view: an imm64, rip + salt of the target, and the
      * displacement of the salt that the code adds, `salt` or `salt_global`. NULL: the target lies
      * on the same page. */
     uint8_t *key, *salt;
@@ -62,6 +62,7 @@ struct fixed {
     uint8_t *missed[2]; /* the same for a link that failed */
     uint8_t *find[2];   /* ... for what is in no table: soft_leaf_target(), or C */
     uint8_t *unwind;    /* of the return stack, see translate_control.c */
+    uint8_t *frames;    /* called where a call finds no room there, or a request */
     uint8_t *vector_load, *vector_present;
     uint8_t *vector_load_low; /* where bits 128 and up of the first 16 are 0 */
     uint8_t *x87_load;        /* vector_present serves this, too */
@@ -148,7 +149,8 @@ enum cold_kind {
     COLD_UNIT,   /* the state of a unit is not loaded */
     COLD_LINK,
     COLD_POLL,
-    COLD_FRAMES,  /* too many on the return stack: begin it anew */
+    COLD_FRAMES,  /* too many on the return stack, or a request */
+    COLD_LANDING, /* a call has come back from another page */
     COLD_RETURN,  /* the return stack's frame is another return's */
     COLD_GUARD,   /* a link to another page does not hold */
     COLD_INDIRECT /* the lookup of an indirect branch's target missed */
@@ -159,13 +161,13 @@ struct cold {
     uint8_t *place; /* rel32 that leads here */
     uint8_t *at;    /* where it was put */
     enum cold_kind kind;
-    unsigned op;            /* all but COLD_LINK and COLD_FRAMES */
+    unsigned op;            /* all but COLD_LINK */
     struct soft_link *link; /* COLD_LINK, COLD_GUARD, COLD_INDIRECT (may be NULL) */
-    int32_t target;         /* COLD_POLL */
+    int32_t target;         /* COLD_POLL, COLD_FRAMES */
     bool flags_in_memory;
     unsigned recipe;        /* for the flags: see tr_flags_cook() */
     uint8_t units;          /* COLD_OP, COLD_UNIT: load them before going on */
-    bool call;              /* COLD_GUARD, COLD_INDIRECT: not a jump */
+    bool call;              /* COLD_GUARD, COLD_INDIRECT: not a jump; COLD_FRAMES: indirect */
     uint8_t *back;          /* where to go on: after the twin, or after a call */
     uint8_t *missed;        /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
     uint8_t *hit;           /* COLD_SLOT: where to go on with the host address in R10 */

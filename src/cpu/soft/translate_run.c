@@ -77,7 +77,8 @@ static int stack_map(struct soft_vcpu *c, struct soft_translator *t)
     t->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (t->stack == MAP_FAILED || mprotect(t->stack, STACK_GUARD, PROT_NONE) != 0)
         return -ENOMEM;
-    c->return_limit = (uint64_t)(uintptr_t)t->stack + STACK_GUARD + STACK_LEAVES + FRAME_BYTES;
+    c->return_floor = (uint64_t)(uintptr_t)t->stack + STACK_GUARD + STACK_LEAVES + FRAME_BYTES;
+    atomic_init(&c->return_limit, c->return_floor);
     /* Functions begin 8 bytes off 16, and so does all translated code. */
     c->return_base =
         (uint64_t)(uintptr_t)t->stack + STACK_BYTES - (size_t)FRAME_BYTES * FRAMES_UNWOUND - 8;
@@ -191,7 +192,7 @@ static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
                                struct soft_block *target)
 {
     bool global = soft_code_is_global(c, target);
-    uint64_t key = -(c->rip + (global ? c->salt_global : c->salt));
+    uint64_t key = c->rip + (global ? c->salt_global : c->salt);
     int32_t salt = global ? STATE(salt_global) : STATE(salt);
 
     /* A direct branch sets code_page by its own distance from the page's beginning. */
