@@ -136,6 +136,8 @@ struct soft_apart {
     uint64_t from, base, host;
 };
 
+#define SOFT_STRIP_GROUPS 6
+
 /* Where translated code lies, by the low 16 bits of `key`. */
 struct soft_lookup {
     uint64_t key; /* rip + salt, or + salt_global */
@@ -271,6 +273,11 @@ struct soft_vcpu {
     uint64_t x87_fip, x87_fdp; /* while it is loaded: the guest's pointers */
     uint32_t x87_loaded;
     uint32_t host_mxcsr;
+    /* A strip's iterations after the first, its end, and what lies between guest and host: see
+     * translate_strip.c. */
+    uint32_t strip_left;
+    uint64_t strip_limit;
+    uint64_t strip_distance[SOFT_STRIP_GROUPS];
     uint64_t salt, salt_global; /* added to rip in lookup keys: code_key, scrambled */
 
     /* What the running instruction's completed accesses gave. Last, since it is large and rare. */

@@ -366,6 +366,9 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
     case COLD_FUEL:
         cold_fuel(tr, cold);
         break;
+    case COLD_STRIP:
+        tr_strip_emit(tr);
+        break;
     case COLD_UNIT:
         units_call(tr, cold->units);
         emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
@@ -467,7 +470,8 @@ static void block_emit(struct translation *tr)
 /* What one block may take of all that is bounded together. */
 #define BLOCK_ROOM                                                                                 \
     (2 * BLOCK_CODE_MAX + (4 + SOFT_SHARED) * sizeof(struct soft_link) +                           \
-     SOFT_BLOCK_OPS_MAX * (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace)))
+     SOFT_BLOCK_OPS_MAX * (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace)) +               \
+     sizeof(struct soft_pace))
 
 static void translation_note(const struct translation *tr)
 {

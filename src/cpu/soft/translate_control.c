@@ -175,7 +175,9 @@ void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
     }
     if (target <= tr_page_offset(tr, tr->block->ops[op].offset))
         poll_emit(tr, target, op, flags_matter);
-    if (plain) {
+    if (plain && tr_strip_is_due(tr, target, op)) {
+        tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_STRIP)->op = op;
+    } else if (plain) {
         struct cold *cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
 
         cold->link = link_new(tr, cold->place, target);

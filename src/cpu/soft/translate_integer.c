@@ -123,17 +123,8 @@ bool tr_runs_as_it_stands(const struct x86_insn *insn)
     }
 }
 
-/* Scratch registers stand in for displaced ones. */
-struct renaming {
-    struct emit_rename rename;
-    uint8_t guest[2]; /* displaced registers in use, and where they are */
-    uint8_t host[2];
-    unsigned count;
-    uint16_t written;
-};
-
-static bool rename_all(const struct x86_insn *insn, const struct emit_registers *regs,
-                       struct renaming *r)
+bool tr_rename(const struct x86_insn *insn, const struct emit_registers *regs,
+               struct tr_renaming *r)
 {
     uint16_t used = regs->read | regs->written;
     uint16_t implicit = regs->implicit_read | regs->implicit_written;
@@ -162,19 +153,33 @@ static bool rename_all(const struct x86_insn *insn, const struct emit_registers 
     return true;
 }
 
+void tr_renamed_load(struct translation *tr, const struct tr_renaming *r)
+{
+    for (unsigned n = 0; n < r->count; n++)
+        emit_mov_reg_state(&tr->e, r->host[n], GPR(r->guest[n]));
+}
+
+void tr_renamed_store(struct translation *tr, const struct tr_renaming *r)
+{
+    for (unsigned n = 0; n < r->count; n++) {
+        if (r->written >> r->guest[n] & 1)
+            emit_mov_state_reg(&tr->e, GPR(r->guest[n]), r->host[n]);
+    }
+}
+
 bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,
                const struct check *check)
 {
     const struct soft_op *op = &tr->block->ops[i];
     struct emit_registers regs;
-    struct renaming r;
+    struct tr_renaming r;
     struct x86_flags f;
     uint16_t changes;
 
     emit_registers_of(&op->insn, vector, &regs);
     tr_flags_of(&op->insn, vector, &f);
     changes = f.written | f.maybe;
-    if (!rename_all(&op->insn, &regs, &r))
+    if (!tr_rename(&op->insn, &regs, &r))
         return false;
     if (op->insn.memory && !tr_share_use(tr, check, &r.rename.memory_disp)) {
         tr_flags_clobber(tr);
@@ -182,8 +187,7 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
             return false;
         tr_check(tr, check);
     }
-    for (unsigned n = 0; n < r.count; n++)
-        emit_mov_reg_state(&tr->e, r.host[n], GPR(r.guest[n]));
+    tr_renamed_load(tr, &r);
     if (f.read ||
         (changes && f.written != FLAGS_ALL && tr_flags_from(tr, i + 1) != TR_FLAGS_DEAD)) {
         if ((f.read | (FLAGS_ALL & ~f.written)) == X86_RFLAGS_CF)
@@ -195,10 +199,7 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
         tr_flags_made(tr, i, &r.rename);
     if (!emit_insn(&tr->e, &op->insn, vector, &r.rename))
         return false;
-    for (unsigned n = 0; n < r.count; n++) {
-        if (r.written >> r.guest[n] & 1)
-            emit_mov_state_reg(&tr->e, GPR(r.guest[n]), r.host[n]);
-    }
+    tr_renamed_store(tr, &r);
     if (changes)
         tr->flags_host = true;
     return true;
@@ -212,12 +213,13 @@ bool tr_integer_access(const struct x86_insn *insn, struct check *check)
     return true;
 }
 
-static bool plain_emit(struct translation *tr, unsigned i)
+bool tr_integer_describe(const struct translation *tr, unsigned i, struct check *check)
 {
-    struct check check = {.op = i};
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
 
-    (void)tr_integer_access(&tr->block->ops[i].insn, &check);
-    return tr_native(tr, i, NULL, &check);
+    check->op = i;
+    (void)tr_integer_access(insn, check);
+    return tr_runs_as_it_stands(insn) && tr->c->vm->cpuid->feature[feature_of(insn)];
 }
 
 /* -- the stack, LEA -- */
@@ -345,9 +347,9 @@ static bool lea_emit(struct translation *tr, unsigned i)
 
 bool tr_integer(struct translation *tr, unsigned i)
 {
-    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct check check = {.op = i};
 
-    switch (insn->op) {
+    switch (tr->block->ops[i].insn.op) {
     case X86_OP_PUSH:
         return push_emit(tr, i);
     case X86_OP_POP:
@@ -360,7 +362,6 @@ bool tr_integer(struct translation *tr, unsigned i)
     case X86_OP_PREFETCH:
         return true;
     default:
-        return tr_runs_as_it_stands(insn) && tr->c->vm->cpuid->feature[feature_of(insn)] &&
-               plain_emit(tr, i);
+        return tr_integer_describe(tr, i, &check) && tr_native(tr, i, NULL, &check);
     }
 }

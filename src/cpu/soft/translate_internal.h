@@ -147,6 +147,7 @@ enum cold_kind {
     COLD_SHARED, /* the same for accesses that share a check: else to the block's other code */
     COLD_FUEL,   /* see fuel_emit() */
     COLD_UNIT,   /* the state of a unit is not loaded */
+    COLD_STRIP,  /* the block's jump to itself: see translate_strip.c */
     COLD_LINK,
     COLD_POLL,
     COLD_FRAMES,  /* too many on the return stack, or a request */
@@ -199,6 +200,33 @@ struct looked {
     unsigned need;
 };
 
+/* Accesses of a loop by the same registers: see translate_strip.c. */
+struct strip_align {
+    int32_t at;
+    uint8_t align;
+};
+#define STRIP_ALIGNED 2
+struct strip_group {
+    uint8_t base, index, scale;
+    uint8_t host;      /* the register that has the distance in a strip, or HOST_NONE */
+    bool read, written;
+    int32_t low, high; /* displacements as an iteration's beginning has them, `high` excluded */
+    int32_t step;      /* by an iteration */
+    unsigned uses;
+    struct strip_align aligned[STRIP_ALIGNED];
+    unsigned aligned_count;
+};
+struct strip {
+    struct strip_group group[SOFT_STRIP_GROUPS];
+    unsigned groups;
+    bool displaced, indexed; /* names guest R9 to R11; has operands with base and index */
+    unsigned counter;        /* the register that tells the end */
+    int32_t counter_step;
+    int64_t by[16]; /* what registers have moved by at the last comparison */
+    uint8_t group_of[SOFT_BLOCK_OPS_MAX];
+};
+#define STRIP_DISTANCE(group) (STATE(strip_distance[0]) + 8 * (int32_t)(group))
+
 #define UNIT_VECTOR 1u
 #define UNIT_X87    2u
 
@@ -226,6 +254,7 @@ struct translation {
     struct shared shared[SOFT_SHARED];
     uint8_t shared_of[SOFT_BLOCK_OPS_MAX]; /* by operation: which it is in, + 1; 0: none */
     int32_t shared_at[SOFT_BLOCK_OPS_MAX]; /* its displacement, as the first has it */
+    struct strip strip;
 };
 
 /* Every function that emits an operation gives false where it can't: what it emitted is taken back
@@ -357,7 +386,37 @@ bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
 /* A guess, for the sake of speed. */
 bool tr_is_loop(const struct translation *tr);
 
+/* -- strips (translate_strip.c) -- */
+
+/* Whether operation `op`, which jumps to `target`, had better lead to a strip. */
+bool tr_strip_is_due(struct translation *tr, int32_t target, unsigned op);
+void tr_strip_emit(struct translation *tr);
+
 /* -- operations -- */
+
+/* Scratch registers stand in for displaced ones. */
+struct tr_renaming {
+    struct emit_rename rename;
+    uint8_t guest[2]; /* displaced registers in use, and where they are */
+    uint8_t host[2];
+    unsigned count;
+    uint16_t written;
+};
+/* Memory is to be at [R10]. False: there are too few, or RSP is implied. */
+bool tr_rename(const struct x86_insn *insn, const struct emit_registers *regs,
+               struct tr_renaming *r);
+void tr_renamed_load(struct translation *tr, const struct tr_renaming *r);
+void tr_renamed_store(struct translation *tr, const struct tr_renaming *r);
+
+/* What operation i, which the host may run, is and does with its memory operand. */
+bool tr_integer_describe(const struct translation *tr, unsigned i, struct check *check);
+bool tr_vector_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
+                        struct check *check);
+bool tr_x87_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
+                     struct check *check);
+/* FIP = operation i; FDP = the address of op's operand, or false. Destroy R10, R11. */
+void tr_x87_pointer(struct translation *tr, unsigned i);
+bool tr_x87_data_pointer(struct translation *tr, const struct soft_op *op);
 
 /* Natively, with its explicit registers renamed and its memory operand checked. */
 bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,

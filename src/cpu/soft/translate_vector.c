@@ -78,21 +78,28 @@ bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
     return true;
 }
 
+bool tr_vector_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
+                        struct check *check)
+{
+    if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
+        !x86_vector_describe(&tr->block->ops[i].insn, tr->c->vm->cpuid->feature, v) ||
+        !vector_is_native(v))
+        return false;
+    check->op = i;
+    access_set(v, check);
+    return !(units_of(v) & UNIT_X87) || (tr->block->mode & SOFT_MODE_X87);
+}
+
 bool tr_vector(struct translation *tr, unsigned i)
 {
-    const struct soft_op *op = &tr->block->ops[i];
     struct x86_vector_insn v;
     struct check check = {.op = i};
 
-    if (!(tr->block->mode & SOFT_MODE_VECTORS) ||
-        !x86_vector_describe(&op->insn, tr->c->vm->cpuid->feature, &v))
-        return false;
-    if (v.memory == X86_MEMORY_GATHER || v.memory == X86_MEMORY_SCATTER)
+    if ((tr->block->mode & SOFT_MODE_VECTORS) &&
+        x86_vector_describe(&tr->block->ops[i].insn, tr->c->vm->cpuid->feature, &v) &&
+        (v.memory == X86_MEMORY_GATHER || v.memory == X86_MEMORY_SCATTER))
         return tr_gather(tr, i, &v);
-    if (!vector_is_native(&v))
-        return false;
-    access_set(&v, &check);
-    if ((units_of(&v) & UNIT_X87) && !(tr->block->mode & SOFT_MODE_X87))
+    if (!tr_vector_describe(tr, i, &v, &check))
         return false;
     tr_units_load(tr, i, units_of(&v));
     return tr_native(tr, i, &v, &check);

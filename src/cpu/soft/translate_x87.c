@@ -43,10 +43,10 @@ static bool is_followed(const struct translation *tr, unsigned i)
 }
 
 /* Behind the operation, which changes no general register: false, and it can't be translated. */
-static bool data_pointer_emit(struct translation *tr, unsigned i)
+bool tr_x87_data_pointer(struct translation *tr, const struct soft_op *op)
 {
     const struct vector_vm *unit = tr->c->vm->stubs;
-    struct soft_op plain = tr->block->ops[i];
+    struct soft_op plain = *op;
 
     if (!plain.insn.memory || unit->fdp_on_exception)
         return true;
@@ -57,10 +57,8 @@ static bool data_pointer_emit(struct translation *tr, unsigned i)
     return true;
 }
 
-static void pointer_emit(struct translation *tr, unsigned i)
+void tr_x87_pointer(struct translation *tr, unsigned i)
 {
-    if (is_followed(tr, i))
-        return;
     tr_rip(tr, tr_page_offset(tr, tr->block->ops[i].offset));
     emit_mov_state_reg(&tr->e, STATE(x87_fip), HOST_R10);
 }
@@ -84,6 +82,17 @@ static bool fldcw_emit(struct translation *tr, unsigned i)
     return true;
 }
 
+bool tr_x87_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
+                     struct check *check)
+{
+    if (!(tr->block->mode & SOFT_MODE_X87) || !is_native(tr, &tr->block->ops[i].insn, v))
+        return false;
+    check->op = i;
+    check->size = v->memory_bytes;
+    check->access = v->memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
+    return true;
+}
+
 bool tr_x87(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
@@ -94,17 +103,16 @@ bool tr_x87(struct translation *tr, unsigned i)
         return false;
     if (op->insn.op == X86_OP_FWAIT)
         return true;
-    if (!is_native(tr, &op->insn, &v))
+    if (!tr_x87_describe(tr, i, &v, &check))
         return false;
     tr_units_load(tr, i, UNIT_X87);
     if (is_fldcw(&op->insn))
         return fldcw_emit(tr, i);
-    check.size = v.memory_bytes;
-    check.access = v.memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
     if (!tr_native(tr, i, &v, &check))
         return false;
     if (v.flags & X86_VECTOR_CONTROL)
         return true;
-    pointer_emit(tr, i);
-    return data_pointer_emit(tr, i);
+    if (!is_followed(tr, i))
+        tr_x87_pointer(tr, i);
+    return tr_x87_data_pointer(tr, &tr->block->ops[i]);
 }

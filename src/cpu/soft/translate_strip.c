@@ -1,0 +1,739 @@
+/*
+ * The translator's strips: a block that is a loop by itself, once more, without all that its
+ * iterations need only because they might leave to C. Before a strip, the page of each memory
+ * operand is looked up, and how many iterations stay on those pages follows from the constant
+ * steps of the registers that make the addresses. So nothing in a strip can fault: its iterations
+ * are the guest's instructions with the distance from guest to host added to each address, and one
+ * comparison that ends the strip.
+ *
+ * What ends a strip, the loop's own condition or the last iteration on these pages, goes on in the
+ * block's ordinary code at the comparison before its last jump, which is there done (again): no
+ * flags but those it makes are alive there, and all other state is what ordinary code would have
+ * at that place. A strip takes the place of the block's jump to itself, behind its poll; where a
+ * page is not in the TLB, or too few iterations are left, that jump leads to the block as usual.
+ *
+ * Within a strip no event is taken, and no change of pages is noticed. It is as one long block for
+ * whoever waits for a vCPU's next block boundary; ITERATIONS_MAX keeps it short.
+ *
+ * Threads: a vCPU's own. Input: guest code, decoded.
+ */
+#include "cpu/soft/translate_internal.h"
+#include "cpu/soft/vector.h"
+
+#define ITERATIONS_MAX 511
+#define ITERATIONS_MIN 4
+#define ITERATIONS_FEW 6 /* are not worth a strip */
+#define STEP_MAX       1024 /* an iteration moves an address by this much at most */
+#define SPAN_MAX       1024 /* what one look-up covers */
+
+#define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
+
+/* -- what the loop does -- */
+
+/* Adds a constant to a 64-bit register. */
+static bool step_find(const struct x86_insn *insn, unsigned *reg, int64_t *by)
+{
+    const bool whole = insn->operand_size == 8;
+
+    *reg = insn->rm;
+    switch (insn->op) {
+    case X86_OP_ADD:
+    case X86_OP_SUB:
+        *by = insn->op == X86_OP_ADD ? (int64_t)insn->immediate : -(int64_t)insn->immediate;
+        return whole && !insn->memory && insn->form == X86_FORM_RM_IMM;
+    case X86_OP_INC:
+    case X86_OP_DEC:
+        *by = insn->op == X86_OP_INC ? 1 : -1;
+        return whole && !insn->memory;
+    case X86_OP_LEA:
+        *reg = insn->reg;
+        *by = insn->displacement;
+        return whole && insn->address_size == 8 && insn->base == insn->reg &&
+               insn->index == X86_REG_NONE;
+    default:
+        return false;
+    }
+}
+
+/* Operation i as a strip may have it; `check` says what it does with its memory operand. */
+static bool op_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
+                        struct check *check)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+    *check = (struct check){.op = i};
+    switch (insn->op) {
+    case X86_OP_NOP:
+    case X86_OP_PREFETCH:
+        return true;
+    case X86_OP_LEA:
+        return insn->address_size == 8 && insn->operand_size >= 4 && insn->base != X86_REG_RIP;
+    case X86_OP_VECTOR:
+        return tr_vector_describe(tr, i, v, check);
+    case X86_OP_X87:
+        return tr_x87_describe(tr, i, v, check) && !(v->flags & X86_VECTOR_CONTROL);
+    default:
+        return tr_integer_describe(tr, i, check);
+    }
+}
+
+static bool is_vector(const struct x86_insn *insn)
+{
+    return insn->op == X86_OP_VECTOR || insn->op == X86_OP_X87;
+}
+
+/* The steps that operations up to `end` make, and which registers they change otherwise. */
+struct steps {
+    int64_t by[16];
+    uint16_t lost, used;
+};
+
+static void steps_add(struct steps *steps, const struct x86_insn *insn,
+                      const struct x86_vector_insn *v)
+{
+    struct emit_registers regs;
+    unsigned reg;
+    int64_t by;
+
+    emit_registers_of(insn, is_vector(insn) ? v : NULL, &regs);
+    steps->used |= regs.read | regs.written;
+    if (step_find(insn, &reg, &by) && by >= -STEP_MAX && by <= STEP_MAX)
+        steps->by[reg] += by;
+    else
+        steps->lost |= regs.written | regs.implicit_written;
+}
+
+static bool is_accessing(const struct x86_insn *insn)
+{
+    return insn->memory && insn->op != X86_OP_LEA && insn->op != X86_OP_NOP &&
+           insn->op != X86_OP_PREFETCH;
+}
+
+/* What the registers of an address have become by these steps. */
+static int64_t moved(const struct steps *steps, const struct x86_insn *insn)
+{
+    int64_t base = insn->base < 16 ? steps->by[insn->base] : 0;
+    int64_t index = insn->index < 16 ? steps->by[insn->index] : 0;
+
+    return base + index * (INT64_C(1) << insn->scale);
+}
+
+static int64_t displacement_of(const struct translation *tr, unsigned i)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+
+    return op->insn.displacement +
+           (op->insn.base == X86_REG_RIP ? tr_page_offset(tr, op->next) : 0);
+}
+
+static bool align_add(struct strip_group *group, int64_t at, unsigned align)
+{
+    for (unsigned k = 0; k < group->aligned_count; k++) {
+        struct strip_align *old = &group->aligned[k];
+        unsigned less = (old->align < align ? old->align : align) - 1;
+
+        if (((old->at ^ at) & less) != 0)
+            continue;
+        if (align > old->align)
+            *old = (struct strip_align){.at = (int32_t)at, .align = (uint8_t)align};
+        return true;
+    }
+    if (group->aligned_count == STRIP_ALIGNED)
+        return false;
+    group->aligned[group->aligned_count++] =
+        (struct strip_align){.at = (int32_t)at, .align = (uint8_t)align};
+    return true;
+}
+
+static bool group_takes(const struct strip_group *group, const struct x86_insn *insn, int64_t at,
+                        unsigned size)
+{
+    int64_t low = at < group->low ? at : group->low;
+    int64_t high = at + size > group->high ? at + (int64_t)size : group->high;
+
+    return group->base == insn->base && group->index == insn->index &&
+           (insn->index == X86_REG_NONE || group->scale == insn->scale) && high - low <= SPAN_MAX;
+}
+
+static struct strip_group *group_find(struct strip *strip, const struct x86_insn *insn, int64_t at,
+                                      unsigned size)
+{
+    struct strip_group *group = strip->group;
+
+    while (group < strip->group + strip->groups && !group_takes(group, insn, at, size))
+        group++;
+    if (group < strip->group + strip->groups)
+        return group;
+    if (strip->groups == SOFT_STRIP_GROUPS)
+        return NULL;
+    strip->groups++;
+    *group = (struct strip_group){.base = insn->base,
+                                  .index = insn->index,
+                                  .scale = insn->scale,
+                                  .low = (int32_t)at,
+                                  .high = (int32_t)at,
+                                  .host = HOST_NONE};
+    return group;
+}
+
+/* The access of operation i; `before`: the steps made by then. */
+static bool access_add(struct translation *tr, const struct check *check,
+                       const struct steps *before)
+{
+    const struct x86_insn *insn = &tr->block->ops[check->op].insn;
+    int64_t at = displacement_of(tr, check->op) + moved(before, insn);
+    struct strip_group *group;
+
+    if (check->size == 0 || check->size > 64 || insn->address_size != 8 ||
+        insn->segment >= X86_FS || !tr_fits32(at) || !tr_fits32(at + 64))
+        return false;
+    group = group_find(&tr->strip, insn, at, check->size);
+    if (!group || (check->align > 1 && !align_add(group, at, check->align)))
+        return false;
+    if (at < group->low)
+        group->low = (int32_t)at;
+    if (at + (int64_t)check->size > group->high)
+        group->high = (int32_t)at + (int32_t)check->size;
+    group->written |= check->access == SOFT_WRITE;
+    group->read |= check->access == SOFT_READ;
+    group->uses++;
+    tr->strip.indexed |= insn->base != X86_REG_NONE && insn->index != X86_REG_NONE;
+    tr->strip.group_of[check->op] = (uint8_t)(group - tr->strip.group);
+    return true;
+}
+
+/* All the groups' registers must go by constant steps, and aligned operands stay so. */
+static bool groups_settle(struct strip *strip, const struct steps *all)
+{
+    strip->counter = X86_REG_NONE;
+    for (unsigned g = 0; g < strip->groups; g++) {
+        struct strip_group *group = &strip->group[g];
+        const struct x86_insn place = {
+            .base = group->base, .index = group->index, .scale = group->scale};
+        int64_t step = moved(all, &place);
+
+        if ((group->base < 16 && (all->lost >> group->base & 1)) ||
+            (group->index < 16 && (all->lost >> group->index & 1)) || step < -STEP_MAX ||
+            step > STEP_MAX)
+            return false;
+        group->step = (int32_t)step;
+        for (unsigned k = 0; k < group->aligned_count; k++) {
+            if (step & (group->aligned[k].align - 1))
+                return false;
+        }
+        if (group->base < 16 && all->by[group->base] != 0)
+            strip->counter = group->base;
+        else if (group->index < 16 && all->by[group->index] != 0)
+            strip->counter = group->index;
+    }
+    return strip->counter != X86_REG_NONE;
+}
+
+/* The comparison before the last jump, which ordinary code does again: nothing but registers, and
+ * what it changed can be taken back. */
+static bool is_repeatable(const struct x86_insn *insn)
+{
+    if (insn->memory)
+        return false;
+    if (insn->op == X86_OP_CMP || insn->op == X86_OP_TEST)
+        return true;
+    return (insn->op == X86_OP_ADD || insn->op == X86_OP_SUB) && insn->form == X86_FORM_RM_IMM &&
+           insn->operand_size >= 4;
+}
+
+#define DISPLACED (7u << 9)
+
+/* Where the distances between guest and host are: two in registers at best. */
+static void hosts_choose(struct strip *strip)
+{
+    struct strip_group *most = strip->group;
+
+    if (strip->displaced)
+        return;
+    if (strip->groups <= 2 && !strip->indexed) {
+        strip->group[0].host = HOST_R10;
+        strip->group[1].host = HOST_R11;
+        return;
+    }
+    for (unsigned g = 1; g < strip->groups; g++) {
+        if (strip->group[g].uses > most->uses)
+            most = &strip->group[g];
+    }
+    most->host = HOST_R10;
+}
+
+static bool strip_find(struct translation *tr)
+{
+    const struct soft_op *ops = tr->block->ops;
+    const unsigned end = tr->block->count - 1; /* the jump */
+    struct steps steps = {0};
+    struct x86_vector_insn v;
+    struct check check;
+
+    tr->strip = (struct strip){0};
+    if (end < 2 || ops[end].insn.op != X86_OP_JCC || !is_repeatable(&ops[end - 1].insn))
+        return false;
+    for (unsigned i = 0; i < end; i++) {
+        const struct x86_insn *insn = &ops[i].insn;
+
+        if (!op_describe(tr, i, &v, &check))
+            return false;
+        if (is_accessing(insn) && !access_add(tr, &check, &steps))
+            return false;
+        if (insn->memory && ((insn->base < 16 && tr_is_displaced(insn->base)) ||
+                             (insn->index < 16 && tr_is_displaced(insn->index))))
+            tr->strip.displaced = true;
+        if (i == end - 1)
+            memcpy(tr->strip.by, steps.by, sizeof steps.by);
+        steps_add(&steps, insn, &v);
+    }
+    tr->strip.displaced |= (steps.used & DISPLACED) != 0;
+    if (tr->strip.groups == 0 || !groups_settle(&tr->strip, &steps))
+        return false;
+    tr->strip.counter_step = (int32_t)steps.by[tr->strip.counter];
+    hosts_choose(&tr->strip);
+    return true;
+}
+
+bool tr_strip_is_due(struct translation *tr, int32_t target, unsigned op)
+{
+    unsigned need;
+
+    if (target != tr_page_offset(tr, 0) || op != tr->block->count - 1u)
+        return false;
+    need = tr_flags_entry(tr);
+    if ((need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) || (need != TR_FLAGS_DEAD && !tr->flags_memory))
+        return false;
+    return strip_find(tr);
+}
+
+/* -- before a strip -- */
+
+struct failures {
+    uint8_t *place[4 * SOFT_STRIP_GROUPS + 4];
+    unsigned count;
+};
+
+static void fail_if(struct translation *tr, struct failures *f, enum emit_condition condition)
+{
+    f->place[f->count++] = emit_jcc_rel32(&tr->e, condition);
+}
+
+/* R10d = no more iterations than that after the first. */
+static void left_lower(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+    uint8_t *enough;
+
+    emit_alu_reg_state32(e, EMIT_CMP, HOST_R10, STATE(strip_left));
+    enough = emit_jcc_rel32(e, EMIT_IF_AE);
+    emit_mov_state_reg32(e, STATE(strip_left), HOST_R10);
+    emit_patch_rel32(enough, e->at);
+}
+
+/* R10, below 4096, by the step's size: exact by the rounded-up reciprocal, since its error, below
+ * the step, times R10 is below 2^24. */
+static void divide_emit(struct translation *tr, unsigned step)
+{
+    if (__builtin_popcount(step) == 1) {
+        emit_shift_imm32(&tr->e, EMIT_SHR, HOST_R10, (unsigned)__builtin_ctz(step));
+        return;
+    }
+    emit_imul_reg_imm(&tr->e, HOST_R10, (int32_t)(((1u << 24) + step - 1) / step));
+    emit_shift_imm(&tr->e, EMIT_SHR, HOST_R10, 24);
+}
+
+/* R10 = where the group's lowest byte is in the page. */
+static void room_emit(struct translation *tr, const struct strip_group *group)
+{
+    const int32_t last = (int32_t)GUEST_PAGE_SIZE - (group->high - group->low);
+    unsigned step = (unsigned)(group->step < 0 ? -group->step : group->step);
+
+    if (step == 0)
+        return;
+    if (group->step > 0) {
+        emit_not(&tr->e, HOST_R10);
+        emit_alu_reg_imm(&tr->e, EMIT_ADD, HOST_R10, last + 1);
+    }
+    divide_emit(tr, step);
+    left_lower(tr);
+}
+
+/* The linear address of the group's lowest byte to R10. Destroys R11. */
+static bool group_address(struct translation *tr, const struct strip_group *group)
+{
+    struct soft_op op = {.insn = {.base = group->base == X86_REG_RIP ? X86_REG_NONE : group->base,
+                                  .index = group->index,
+                                  .scale = group->scale,
+                                  .displacement = group->low,
+                                  .address_size = 8,
+                                  .segment = X86_DS}};
+
+    if (!tr_address(tr, &op))
+        return false;
+    if (group->base == X86_REG_RIP)
+        emit_alu_reg_state(&tr->e, EMIT_ADD, HOST_R10, STATE(code_page));
+    return true;
+}
+
+static void alignment_check(struct translation *tr, const struct strip_group *group,
+                            struct failures *f)
+{
+    for (unsigned k = 0; k < group->aligned_count; k++) {
+        const struct strip_align *aligned = &group->aligned[k];
+        int32_t apart = (aligned->at - group->low) & (aligned->align - 1);
+
+        if (apart != 0)
+            emit_lea(&tr->e, HOST_R11, HOST_R10, HOST_NONE, 0, apart);
+        emit_test_reg_imm8(&tr->e, apart != 0 ? HOST_R11 : HOST_R10, aligned->align - 1);
+        fail_if(tr, f, EMIT_IF_NE);
+    }
+}
+
+/* The TLB must have the page, for all that is done there and at one place on the host. The distance
+ * goes to soft_vcpu.strip_distance. */
+static bool group_emit(struct translation *tr, const struct strip_group *group, struct failures *f)
+{
+    const int32_t array = ARRAY(group->read ? SOFT_READ : SOFT_WRITE);
+    const int32_t other = ARRAY(SOFT_WRITE);
+    struct emit *e = &tr->e;
+
+    if (!group_address(tr, group))
+        return false;
+    alignment_check(tr, group, f);
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
+    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10,
+                     (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
+    fail_if(tr, f, EMIT_IF_A);
+    room_emit(tr, group);
+    if (group->read && group->written) {
+        emit_load(e, HOST_R10, HOST_R11, array, 8);
+        emit_cmp_reg_mem(e, HOST_R10, HOST_R11, other);
+        fail_if(tr, f, EMIT_IF_NE);
+        emit_load(e, HOST_R10, HOST_R11, array + 8, 8);
+        emit_cmp_reg_mem(e, HOST_R10, HOST_R11, other + 8);
+        fail_if(tr, f, EMIT_IF_NE);
+    } else {
+        emit_load(e, HOST_R10, HOST_R11, array + 8, 8);
+    }
+    emit_load(e, HOST_R11, HOST_R11, array, 8);
+    emit_alu_reg_reg(e, EMIT_SUB, HOST_R10, HOST_R11);
+    if (group->base == X86_REG_RIP)
+        emit_alu_reg_state(e, EMIT_ADD, HOST_R10, STATE(code_page));
+    emit_mov_state_reg(e, STRIP_DISTANCE(group - tr->strip.group), HOST_R10);
+    return true;
+}
+
+/* The counter's value at the comparison of the last iteration. */
+static void limit_emit(struct translation *tr, struct failures *f)
+{
+    const struct strip *strip = &tr->strip;
+    struct emit *e = &tr->e;
+
+    emit_mov_reg_state32(e, HOST_R10, STATE(strip_left));
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_R10, ITERATIONS_MIN);
+    fail_if(tr, f, EMIT_IF_B);
+    if (strip->counter_step != 1)
+        emit_imul_reg_imm(e, HOST_R10, strip->counter_step);
+    tr_guest_to(tr, HOST_R11, strip->counter);
+    emit_lea(e, HOST_R10, HOST_R10, HOST_R11, 0, (int32_t)strip->by[strip->counter]);
+    emit_mov_state_reg(e, STATE(strip_limit), HOST_R10);
+}
+
+/* How many iterations there may be, pages aside. */
+static void left_begin(struct translation *tr, struct failures *f)
+{
+    struct emit *e = &tr->e;
+
+    emit_mov_state_imm32(e, STATE(strip_left), ITERATIONS_MAX);
+    if (!tr->c->counted)
+        return;
+    _Static_assert(SOFT_BLOCK_OPS_MAX < 64, "an iteration takes less than 64 off the fuel");
+    emit_mov_reg_state(e, HOST_R10, STATE(fuel));
+    emit_shift_imm(e, EMIT_SHR, HOST_R10, 6);
+    emit_alu_reg_imm(e, EMIT_SUB, HOST_R10, 1);
+    fail_if(tr, f, EMIT_IF_B);
+    left_lower(tr);
+}
+
+/* Where the last comparison is of the counter with something constant, and tells that only a few
+ * iterations are left: R10 = how far it is from there. False: it can't tell. */
+static bool distance_emit(struct translation *tr)
+{
+    const struct x86_insn *insn = &tr->block->ops[tr->block->count - 2].insn;
+    const unsigned counter = tr->strip.counter;
+
+    if (insn->op != X86_OP_CMP || insn->operand_size != 8 ||
+        (insn->rm != counter && (insn->form == X86_FORM_RM_IMM || insn->reg != counter)))
+        return false;
+    if (insn->form == X86_FORM_RM_IMM)
+        emit_mov_reg_imm64(&tr->e, HOST_R10, insn->immediate);
+    else
+        tr_guest_to(tr, HOST_R10, insn->rm == counter ? insn->reg : insn->rm);
+    tr_guest_to(tr, HOST_R11, counter);
+    emit_alu_reg_reg(&tr->e, EMIT_SUB, HOST_R10, HOST_R11);
+    return true;
+}
+
+/* A strip of a few iterations costs more than it gives. */
+static uint8_t *few_check(struct translation *tr)
+{
+    int32_t step = tr->strip.counter_step;
+
+    if (!distance_emit(tr))
+        return NULL;
+    if (step < 0)
+        emit_not(&tr->e, HOST_R10);
+    emit_alu_reg_imm(&tr->e, EMIT_CMP, HOST_R10, ITERATIONS_FEW * (step < 0 ? -step : step));
+    return emit_jcc_rel32(&tr->e, EMIT_IF_B);
+}
+
+/* -- a strip -- */
+
+static enum host_register host_or_none(unsigned guest)
+{
+    return guest < 16 ? tr_host_of(guest) : HOST_NONE;
+}
+
+/* Where a register of the address lies in memory it goes to R11 for the moment. */
+static enum host_register address_part(struct translation *tr, unsigned guest)
+{
+    if (guest >= 16 || !tr_is_displaced(guest))
+        return host_or_none(guest);
+    emit_mov_reg_state(&tr->e, HOST_R11, GPR(guest));
+    return HOST_R11;
+}
+
+/* With R11 needed for other things: R10 = distance + base, + index if that lies in memory. */
+static void place_displaced(struct translation *tr, const struct x86_insn *insn,
+                            struct emit_rename *rename)
+{
+    enum host_register part = address_part(tr, insn->base);
+
+    if (part != HOST_NONE)
+        emit_lea(&tr->e, HOST_R10, HOST_R10, part, 0, 0);
+    part = address_part(tr, insn->index);
+    if (part == HOST_R11) {
+        emit_lea(&tr->e, HOST_R10, HOST_R10, part, insn->scale, 0);
+        part = HOST_NONE;
+    }
+    rename->memory_base = HOST_R10;
+    rename->memory_index = (uint8_t)part;
+    rename->memory_scale = insn->scale;
+}
+
+/* Operation i's memory operand on the host. */
+static void place_emit(struct translation *tr, unsigned i, struct emit_rename *rename)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    const unsigned number = tr->strip.group_of[i];
+    enum host_register distance = (enum host_register)tr->strip.group[number].host;
+
+    rename->memory_disp = (int32_t)displacement_of(tr, i);
+    if (distance == HOST_NONE) {
+        distance = tr->strip.displaced ? HOST_R10 : HOST_R11;
+        emit_mov_reg_state(&tr->e, distance, STRIP_DISTANCE(number));
+    }
+    if (tr->strip.displaced) {
+        place_displaced(tr, insn, rename);
+        return;
+    }
+    rename->memory_base = (uint8_t)distance;
+    rename->memory_index = (uint8_t)host_or_none(insn->base);
+    if (insn->index == X86_REG_NONE)
+        return;
+    if (insn->base < 16) {
+        emit_lea(&tr->e, HOST_R11, distance, tr_host_of(insn->base), 0, 0);
+        rename->memory_base = HOST_R11;
+    }
+    rename->memory_index = (uint8_t)tr_host_of(insn->index);
+    rename->memory_scale = insn->scale;
+}
+
+/* LEA's operand; false: it needs registers that lie in memory. */
+static bool place_lea(const struct x86_insn *insn, struct emit_rename *rename)
+{
+    if ((insn->base < 16 && tr_is_displaced(insn->base)) ||
+        (insn->index < 16 && tr_is_displaced(insn->index)) || !tr_fits32(insn->displacement))
+        return false;
+    rename->memory_base = (uint8_t)host_or_none(insn->base);
+    rename->memory_index = (uint8_t)host_or_none(insn->index);
+    rename->memory_scale = insn->scale;
+    rename->memory_disp = (int32_t)insn->displacement;
+    return true;
+}
+
+static bool op_emit(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct emit_registers regs;
+    struct tr_renaming r;
+    struct x86_vector_insn v;
+    struct check check;
+
+    if (insn->op == X86_OP_NOP || insn->op == X86_OP_PREFETCH)
+        return true;
+    if (!op_describe(tr, i, &v, &check))
+        return false;
+    emit_registers_of(insn, is_vector(insn) ? &v : NULL, &regs);
+    if (!tr_rename(insn, &regs, &r))
+        return false;
+    if (insn->op == X86_OP_LEA && !place_lea(insn, &r.rename))
+        return false;
+    if (is_accessing(insn))
+        place_emit(tr, i, &r.rename);
+    tr_renamed_load(tr, &r);
+    if (!emit_insn(&tr->e, insn, is_vector(insn) ? &v : NULL, &r.rename))
+        return false;
+    tr_renamed_store(tr, &r);
+    return true;
+}
+
+/* Takes the last comparison back, for ordinary code to do it again. */
+static void comparison_undo(struct translation *tr, const struct x86_insn *insn)
+{
+    enum host_register reg = tr_host_of(insn->rm);
+    int32_t by = (int32_t)insn->immediate;
+
+    if (insn->op != X86_OP_ADD && insn->op != X86_OP_SUB)
+        return;
+    if (insn->op == X86_OP_ADD)
+        by = -by;
+    if (tr_is_displaced(insn->rm)) {
+        reg = HOST_R11;
+        emit_mov_reg_state(&tr->e, reg, GPR(insn->rm));
+    }
+    if (insn->operand_size == 8)
+        emit_lea(&tr->e, reg, reg, HOST_NONE, 0, by);
+    else
+        emit_lea32(&tr->e, reg, reg, HOST_NONE, 0, by);
+    if (tr_is_displaced(insn->rm))
+        emit_mov_state_reg(&tr->e, GPR(insn->rm), reg);
+}
+
+/* The guest's FIP and FDP, as of the last x87 operations. */
+static bool pointers_emit(struct translation *tr)
+{
+    const unsigned end = tr->block->count - 1;
+    struct steps steps = {0}, at = {0};
+    unsigned last = end, data = end;
+    struct soft_op op;
+
+    for (unsigned i = 0; i < end; i++) {
+        const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+        if (insn->op == X86_OP_X87)
+            last = i;
+        if (insn->op == X86_OP_X87 && insn->memory) {
+            data = i;
+            at = steps;
+        }
+        if (insn->op != X86_OP_X87 && insn->op != X86_OP_VECTOR)
+            steps_add(&steps, insn, NULL);
+    }
+    if (last == end)
+        return true;
+    tr_x87_pointer(tr, last);
+    if (data == end)
+        return true;
+    op = tr->block->ops[data];
+    op.insn.displacement += moved(&at, &op.insn);
+    for (unsigned n = 0; n < 16; n++)
+        at.by[n] = tr->strip.by[n];
+    op.insn.displacement -= moved(&at, &op.insn);
+    return tr_x87_data_pointer(tr, &op);
+}
+
+/* Whether this is the strip's last iteration. No flag is alive before the comparison. */
+static uint8_t *limit_check(struct translation *tr)
+{
+    enum host_register counter = address_part(tr, tr->strip.counter);
+
+    emit_alu_reg_state(&tr->e, EMIT_CMP, counter, STATE(strip_limit));
+    return emit_jcc_rel32(&tr->e, EMIT_IF_E);
+}
+
+static bool loop_emit(struct translation *tr)
+{
+    const unsigned end = tr->block->count - 1;
+    const struct soft_op *ops = tr->block->ops;
+    struct emit *e = &tr->e;
+    uint8_t *again, *over, *limit;
+
+    for (unsigned g = 0; g < tr->strip.groups; g++) {
+        if (tr->strip.group[g].host != HOST_NONE)
+            emit_mov_reg_state(e, (enum host_register)tr->strip.group[g].host, STRIP_DISTANCE(g));
+    }
+    emit_nops(e, (unsigned)(-(uintptr_t)e->at & 31));
+    again = e->at;
+    if (tr->c->counted)
+        emit_sub_state_imm8(e, STATE(fuel), (int8_t)tr->block->count);
+    for (unsigned i = 0; i < end - 1; i++) {
+        if (!op_emit(tr, i))
+            return false;
+    }
+    limit = limit_check(tr);
+    if (!op_emit(tr, end - 1))
+        return false;
+    over = emit_jcc_rel32(e, (enum emit_condition)(ops[end].insn.opcode & 15));
+    emit_patch_rel32(over, again);
+    comparison_undo(tr, &ops[end - 1].insn);
+    emit_patch_rel32(limit, e->at);
+    if (!pointers_emit(tr))
+        return false;
+    emit_patch_rel32(emit_jmp_rel32(e), tr->op_at[end - 1]);
+    return true;
+}
+
+/* To the block, but strips that often can't begin are given up. */
+static void failures_emit(struct translation *tr, const struct failures *f,
+                          struct soft_pace *pace)
+{
+    struct emit *e = &tr->e;
+
+    for (unsigned i = 0; i < f->count; i++)
+        emit_patch_rel32(f->place[i], e->at);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)&pace->left);
+    emit_decrement(e, HOST_R11);
+    emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), tr->body);
+    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)pace);
+    emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.pace));
+    emit_patch_rel32(emit_jmp_rel32(e), tr->body);
+}
+
+static bool strip_emit(struct translation *tr, struct soft_pace *pace)
+{
+    struct failures failures = {.count = 0};
+    uint8_t *few;
+
+    *pace = (struct soft_pace){.place = tr->e.at, .hash = tr->body, .left = SOFT_PACE_MISSES};
+    left_begin(tr, &failures);
+    few = few_check(tr);
+    for (unsigned g = 0; g < tr->strip.groups; g++) {
+        if (!group_emit(tr, &tr->strip.group[g], &failures))
+            return false;
+    }
+    limit_emit(tr, &failures);
+    if (!loop_emit(tr))
+        return false;
+    failures_emit(tr, &failures, pace);
+    if (few)
+        emit_patch_rel32(few, tr->body);
+    return true;
+}
+
+void tr_strip_emit(struct translation *tr)
+{
+    const struct emit before = tr->e;
+
+    if (strip_emit(tr, &tr->t->paces[tr->t->pace_count])) {
+        tr->t->pace_count++;
+        return;
+    }
+    tr->e = before;
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), tr->body);
+}
