@@ -276,6 +276,7 @@ struct soft_vcpu {
     /* A strip's iterations after the first, its end, and what lies between guest and host: see
      * translate_strip.c. */
     uint32_t strip_left;
+    uint32_t strip_patience; /* strips that may fail to begin until one is given up */
     uint64_t strip_limit;
     uint64_t strip_distance[SOFT_STRIP_GROUPS];
     uint64_t salt, salt_global; /* added to rip in lookup keys: code_key, scrambled */

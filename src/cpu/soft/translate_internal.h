@@ -208,7 +208,7 @@ struct strip_align {
 #define STRIP_ALIGNED 2
 struct strip_group {
     uint8_t base, index, scale;
-    uint8_t host;      /* the register that has the distance in a strip, or HOST_NONE */
+    uint8_t host; /* the register that has the distance in a strip, or HOST_NONE */
     bool read, written;
     int32_t low, high; /* displacements as an iteration's beginning has them, `high` excluded */
     int32_t step;      /* by an iteration */
@@ -227,8 +227,8 @@ struct strip {
 };
 #define STRIP_DISTANCE(group) (STATE(strip_distance[0]) + 8 * (int32_t)(group))
 
-#define UNIT_VECTOR 1u
-#define UNIT_X87    2u
+#define UNIT_VECTOR           1u
+#define UNIT_X87              2u
 
 /* From `cold` on not cleared for each block. */
 struct translation {

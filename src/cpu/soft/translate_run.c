@@ -111,6 +111,7 @@ int soft_translator_new(struct soft_vcpu *c)
     }
     c->vector_ready = t->fixed.vector_load;
     c->x87_ready = t->fixed.x87_load;
+    c->strip_patience = SOFT_PACE_MISSES;
     return 0;
 }
 

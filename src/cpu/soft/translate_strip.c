@@ -22,11 +22,11 @@
 
 #define ITERATIONS_MAX 511
 #define ITERATIONS_MIN 4
-#define ITERATIONS_FEW 6 /* are not worth a strip */
+#define ITERATIONS_FEW 6    /* are not worth a strip */
 #define STEP_MAX       1024 /* an iteration moves an address by this much at most */
 #define SPAN_MAX       1024 /* what one look-up covers */
 
-#define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
+#define ARRAY(access)  ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
 /* -- what the loop does -- */
 
@@ -406,8 +406,7 @@ static bool group_emit(struct translation *tr, const struct strip_group *group, 
     emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
     emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
     emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
-    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10,
-                     (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
     fail_if(tr, f, EMIT_IF_A);
     room_emit(tr, group);
     if (group->read && group->written) {
@@ -689,17 +688,16 @@ static bool loop_emit(struct translation *tr)
     return true;
 }
 
-/* To the block, but strips that often can't begin are given up. */
-static void failures_emit(struct translation *tr, const struct failures *f,
-                          struct soft_pace *pace)
+/* To the block; but a strip that can't begin many times in a row and soon again is given up. */
+static void failures_emit(struct translation *tr, const struct failures *f, struct soft_pace *pace)
 {
     struct emit *e = &tr->e;
 
     for (unsigned i = 0; i < f->count; i++)
         emit_patch_rel32(f->place[i], e->at);
-    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)&pace->left);
-    emit_decrement(e, HOST_R11);
+    emit_dec_state32(e, STATE(strip_patience));
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), tr->body);
+    emit_mov_state_imm32(e, STATE(strip_patience), SOFT_PACE_MISSES);
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)pace);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.pace));
     emit_patch_rel32(emit_jmp_rel32(e), tr->body);
@@ -710,7 +708,7 @@ static bool strip_emit(struct translation *tr, struct soft_pace *pace)
     struct failures failures = {.count = 0};
     uint8_t *few;
 
-    *pace = (struct soft_pace){.place = tr->e.at, .hash = tr->body, .left = SOFT_PACE_MISSES};
+    *pace = (struct soft_pace){.place = tr->e.at, .hash = tr->body};
     left_begin(tr, &failures);
     few = few_check(tr);
     for (unsigned g = 0; g < tr->strip.groups; g++) {
@@ -718,6 +716,7 @@ static bool strip_emit(struct translation *tr, struct soft_pace *pace)
             return false;
     }
     limit_emit(tr, &failures);
+    emit_mov_state_imm32(&tr->e, STATE(strip_patience), SOFT_PACE_MISSES);
     if (!loop_emit(tr))
         return false;
     failures_emit(tr, &failures, pace);
