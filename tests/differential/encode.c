@@ -27,7 +27,8 @@ bool one_in(struct generator *g, unsigned n)
 
 bool is_reserved(const struct generator *g, uint8_t number)
 {
-    return number == RSP || number >= R14 || (g->pointer && number == g->pointer);
+    return number == RSP || number >= R14 || (g->pointer && number == g->pointer) ||
+           (g->kept >> number & 1);
 }
 
 uint8_t free_register(struct generator *g)

@@ -65,5 +65,7 @@ void generate_integer(struct generator *g);
 void generate_vector(struct generator *g);
 /* One that sets arithmetic flags, all of them defined. */
 void generate_flags(struct generator *g);
+/* A whole loop (loop_code.c). */
+void generate_loop(struct generator *g);
 
 #endif

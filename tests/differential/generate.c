@@ -165,6 +165,8 @@ static void generate_item(struct generator *g)
         generate_object(g);
     else if (g->edge_rate < 100 && one_in(g, 12))
         generate_fault(g);
+    else if (!g->returns && one_in(g, 24))
+        generate_loop(g);
     else
         generate_one(g);
 }

@@ -46,6 +46,7 @@ struct generator {
     size_t length, capacity;
     unsigned count;     /* instructions emitted */
     uint8_t pointer;    /* register, or 0: none */
+    uint16_t kept;      /* registers that nothing may write now, as a mask */
     unsigned edge_rate; /* one memory operand in so many lies at a page's end */
     bool returns;       /* the stack holds return addresses: leave them alone */
     uint64_t table[TABLE_ENTRIES];
