@@ -57,10 +57,11 @@ static struct cold *miss_add(struct translation *tr, uint8_t *place, const struc
     return cold;
 }
 
-/* Of those from `first` on, `end` excluded. */
+/* Of those from `first` on, `end` excluded. A program's parts (code, constants, data) begin at
+ * round addresses, so that low bits alone would put them together. */
 static unsigned slot_by_page(unsigned first, unsigned end, uint64_t page)
 {
-    return first + (unsigned)(page & (end - first - 1));
+    return first + (unsigned)((page ^ page >> 5 ^ page >> 10) & (end - first - 1));
 }
 
 /* Which slot an operation's memory operand, or its push or pop, goes through. */
