@@ -307,6 +307,10 @@ CODE64(f_branch,
        "cmp $5, %r12d\n je 1f\n mov $1, %eax\n ret\n 1: mov $2, %eax\n ret\n nop\n nop\n mov "
        "$3, %eax\n ret");                                                /* 8 bytes on */
 CODE64(f_long, "mov $1, %eax\n .fill 30, 1, 0x90\n add $2, %eax\n ret"); /* 2 is at 37 */
+/* R8 leads to an object across two pages; the immediate behind lies far away, at 70. */
+CODE64(f_object,
+       ".fill 8, 1, 0x90\n mov (%r8), %eax\n add 4(%r8), %eax\n .fill 54, 1, 0x90\n add $2, "
+       "%eax\n ret");
 CODE64(f_jump_only, ".byte 0xe9, 0x3b, 0, 0, 0"); /* to 0x40 behind its beginning */
 CODE64(f_jump_ahead,
        "cmp $5, %r12d\n jmp 1f\n nop\n 1: mov $1, %ecx\n setb %al\n test %ecx, %ecx\n "
@@ -317,6 +321,7 @@ static u64 toggle(const u8 *function, u8 *byte, u64 mask, u64 value)
     struct context c = context_kernel(code + (byte < code || byte >= code + 4096 ? 0x80 : 0));
     c.rbx = ADDRESS(function);
     c.rsi = ADDRESS(byte);
+    c.r8 = ADDRESS(code) + 8192 - 4;
     c.r13 = mask;
     c.r14 = value;
     world_long(&c);
@@ -345,6 +350,13 @@ static void test_back(void)
     PUT(0x200, f_long);
     CHECK("the second half", toggle(at, at + 37, 3, 0), 8 * 50 * (1 + 2 + 3 + 4));
     CHECK("the first half", toggle(at, at + 1, 3, 0), 8 * 50 * (1 + 2 + 3 + 4));
+    PUT(0x200, f_object);
+    *(volatile u64 *)(code + 8192 - 4) = 5 | 6ul << 32;
+    for (u64 i = 0; i < 3; i++) {
+        CHECK("behind an object on two pages", toggle(at, at + 71, 3, 0),
+              200 * 8 * 11 + 8 * 50 * (0 + 1 + 2 + 3));
+        CHECK("before it", toggle(at, at, 0, 0x90), 200 * 8 * 11 + 8 * 200 * 1);
+    }
     PUT(0x200, f_jump_only);
     PUT(0x240, f_value);
     PUT(0x280, f_value);
