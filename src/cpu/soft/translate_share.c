@@ -286,7 +286,7 @@ static void spills_plan(struct translation *tr)
             if (i != shared->first && held != tr->shared_of[i])
                 shared->spilled = true;
             held = tr->shared_of[i];
-        } else if (!keeps_address(tr, i)) {
+        } else if (held != 0 && !keeps_address(tr, i)) {
             held = 0;
         }
     }
@@ -307,8 +307,11 @@ void tr_share_plan(struct translation *tr)
             continue;
         }
         access_plan(&plan, i);
-        registers_plan(&plan, i);
+        if (plan.open != 0)
+            registers_plan(&plan, i);
     }
+    if (tr->shared_count == 0)
+        return;
     aligns_plan(tr);
     spills_plan(tr);
 }
