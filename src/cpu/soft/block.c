@@ -131,12 +131,27 @@ static void op_bind(struct soft_vcpu *c, struct soft_op *op, enum x86_decode_res
     op->sets_rip = soft_op_sets_rip(&op->insn);
 }
 
+enum x86_decode_result soft_op_decode(struct soft_vcpu *c, const struct soft_window *window,
+                                      unsigned code_size, unsigned offset, struct soft_op *op)
+{
+    enum x86_decode_result result = x86_decode(&op->insn, (enum x86_code_size)code_size,
+                                               window->bytes + offset, window->available - offset);
+
+    if (result == X86_DECODE_MORE)
+        return result;
+    op->offset = (uint16_t)offset;
+    op_bind(c, op, result);
+    op->next = (uint16_t)(offset + op->insn.length);
+    return result;
+}
+
 enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_window *window,
                                          struct soft_block *block)
 {
     unsigned offset = 0;
 
     block->count = 0;
+    block->odd = false;
     block->ahead_count = 0;
     block->heat = 0;
     block->code = NULL;
@@ -149,19 +164,15 @@ enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_
     block->head = NULL;
     while (block->count < window->most && offset < window->available) {
         struct soft_op *op = &block->ops[block->count];
-        enum x86_decode_result result =
-            x86_decode(&op->insn, (enum x86_code_size)c->code_size, window->bytes + offset,
-                       window->available - offset);
+        enum x86_decode_result result = soft_op_decode(c, window, c->code_size, offset, op);
 
         if (result == X86_DECODE_MORE) {
             if (block->count == 0)
                 return result;
             break;
         }
-        op->offset = (uint16_t)offset;
-        op_bind(c, op, result);
-        offset += op->insn.length;
-        op->next = (uint16_t)offset;
+        block->odd |= result != X86_DECODE_OK;
+        offset = op->next;
         block->count++;
         if (soft_op_ends_block(&op->insn))
             break;

@@ -56,7 +56,8 @@ struct page_entry {
 struct crossing {
     uint8_t bytes[16];
     uint8_t available, mode;
-    _Alignas(16) uint8_t block[sizeof(struct soft_block) + sizeof(struct soft_op)];
+    struct soft_op op;
+    _Alignas(16) uint8_t block[sizeof(struct soft_block)];
 };
 
 /* A dropped block. Where its bytes are what they were, it comes back as it is, translation and all.
@@ -108,6 +109,10 @@ struct soft_cache {
     uint8_t *arena; /* of soft_vm.code_bytes */
     uint64_t arena_used;
     size_t arena_before; /* what it had in memory at the last clearing */
+    /* The operations of the blocks decoded last; when it is full it begins anew, and those that are
+     * needed still are decoded again. Most blocks are translated by then and need none. */
+    struct soft_op *ops;
+    size_t ops_used, ops_max;
     struct crossing crossing[CROSSINGS];
 };
 
@@ -150,7 +155,7 @@ static void block_put_by(const struct soft_vcpu *c, struct soft_block *block)
                           .heat = block->heat,
                           .linked = block->incoming != NULL};
     kept->mask = block->bytes < 8 ? (UINT64_C(1) << 8 * block->bytes) - 1 : UINT64_MAX;
-    memcpy(&kept->begin, soft_block_bytes(block), 8); /* the arena goes on behind them */
+    memcpy(&kept->begin, block->raw, 8); /* the arena goes on behind them */
     kept->begin &= kept->mask;
 }
 
@@ -170,7 +175,7 @@ static void block_drop(struct soft_vcpu *c, struct soft_block *block)
     else
         block_put_by(c, block);
     /* The running block goes on to the end of the running instruction only. */
-    if (c->op >= block->ops && c->op < block->ops + block->count)
+    if (soft_block_is_decoded(c, block) && c->op >= block->ops && c->op < block->ops + block->count)
         c->op_end = c->op + 1;
 }
 
@@ -317,6 +322,57 @@ void soft_cache_release(uint8_t *memory, size_t used, size_t *before)
     *before = from;
 }
 
+/* A new round: no block has operations, but for those that have them for good. */
+static void ops_begin(struct soft_vcpu *c)
+{
+    c->cache->ops_used = 0;
+    c->decoded_round++;
+}
+
+/* For as many as a block has. */
+static struct soft_op *ops_room(struct soft_vcpu *c)
+{
+    struct soft_cache *cache = c->cache;
+
+    if (cache->ops_used + SOFT_BLOCK_OPS_MAX > cache->ops_max)
+        ops_begin(c);
+    return cache->ops + cache->ops_used;
+}
+
+struct soft_op *soft_block_decode_again(struct soft_vcpu *c, struct soft_block *block)
+{
+    const struct soft_window window = {.bytes = block->raw, .available = block->bytes};
+    enum soft_activity before = soft_activity_get(&c->counters);
+    unsigned offset = 0;
+
+    soft_activity_set(&c->counters, SOFT_IN_DECODE);
+    soft_count(&c->counters.decoded_again);
+    block->ops = ops_room(c);
+    block->decoded_round = c->decoded_round;
+    for (unsigned i = 0; i < block->count; i++) {
+        /* As the first time: the bytes are the same. */
+        (void)soft_op_decode(c, &window, block->mode & 3, offset, &block->ops[i]);
+        offset = block->ops[i].next;
+    }
+    c->cache->ops_used += block->count;
+    soft_activity_set(&c->counters, before);
+    return block->ops;
+}
+
+static struct soft_op *ops_keep(struct soft_vcpu *c, const struct soft_op *ops, unsigned count)
+{
+    struct soft_op *kept = (struct soft_op *)(void *)(c->cache->arena + c->cache->arena_used);
+
+    memcpy(kept, ops, count * sizeof *ops);
+    c->cache->arena_used += (count * sizeof *ops + 15) & ~UINT64_C(15);
+    return kept;
+}
+
+const struct soft_op *soft_op_keep(struct soft_vcpu *c, const struct soft_op *op)
+{
+    return ops_keep(c, op, 1);
+}
+
 void soft_cache_clear(struct soft_vcpu *c)
 {
     struct soft_cache *cache = c->cache;
@@ -328,6 +384,7 @@ void soft_cache_clear(struct soft_vcpu *c)
     memset(cache->pages, 0, sizeof cache->pages);
     soft_cache_release(cache->arena, cache->arena_used, &cache->arena_before);
     cache->arena_used = 0;
+    ops_begin(c);
     soft_translator_clear(c);
     soft_code_forget_addresses(c);
 }
@@ -355,9 +412,18 @@ void *soft_cache_map(size_t bytes)
 
 bool soft_cache_has_room(const struct soft_vcpu *c, size_t bytes)
 {
-    size_t used = c->cache->arena_used + soft_translator_used(c);
+    size_t used =
+        c->cache->arena_used + c->cache->ops_max * sizeof *c->cache->ops + soft_translator_used(c);
 
     return used + bytes <= c->vm->code_bytes;
+}
+
+static void maps_free(const struct soft_vcpu *c, const struct soft_cache *cache)
+{
+    if (cache->arena)
+        munmap(cache->arena, c->vm->code_bytes);
+    if (cache->ops)
+        munmap(cache->ops, cache->ops_max * sizeof *cache->ops);
 }
 
 int soft_cache_new(struct soft_vcpu *c)
@@ -372,11 +438,15 @@ int soft_cache_new(struct soft_vcpu *c)
     }
     c->slot_empty = (scramble(~cache->secret) >> 2 & ~UINT64_C(0xfff)) | UINT64_C(1) << 63;
     soft_slots_clear(c);
+    cache->ops_max = c->vm->code_bytes / (c->vm->translate ? 8 : 2) / sizeof *cache->ops;
     cache->arena = soft_cache_map(c->vm->code_bytes);
-    if (!cache->arena) {
+    cache->ops = soft_cache_map(cache->ops_max * sizeof *cache->ops);
+    if (!cache->arena || !cache->ops) {
+        maps_free(c, cache);
         free(cache);
         return -ENOMEM;
     }
+    c->decoded_round = 1;
     for (unsigned i = 0; i < SOFT_SPACES; i++)
         cache->space[i].generation = cache->generation_last += 2;
     cache->generation_global = cache->generation_last + 1;
@@ -389,7 +459,7 @@ void soft_cache_free(struct soft_vcpu *c)
 {
     if (!c->cache)
         return;
-    munmap(c->cache->arena, c->vm->code_bytes);
+    maps_free(c, c->cache);
     free(c->cache);
     c->cache = NULL;
 }
@@ -630,6 +700,7 @@ static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
     if (block->count == 1 && crossing->mode == soft_code_mode(c) &&
         crossing->available == window.available && memcmp(bytes, crossing->bytes, 16) == 0)
         return block;
+    block->ops = &crossing->op;
     if (soft_block_decode(c, &window, block) != X86_DECODE_OK)
         soft_raise_code(c, X86_GP, 0);
     soft_count(&c->counters.decoded_uncached);
@@ -647,9 +718,14 @@ static void cache_room(struct soft_vcpu *c)
 }
 
 /* A place for one, after cache_room(). */
-static struct soft_block *block_alloc(const struct soft_vcpu *c)
+static struct soft_block *block_alloc(struct soft_vcpu *c)
 {
-    return (struct soft_block *)(void *)(c->cache->arena + c->cache->arena_used);
+    struct soft_block *block =
+        (struct soft_block *)(void *)(c->cache->arena + c->cache->arena_used);
+
+    block->ops = ops_room(c);
+    block->decoded_round = c->decoded_round;
+    return block;
 }
 
 /* On its page's list, so that a change of its bytes drops it. */
@@ -685,12 +761,19 @@ static void block_enter(struct soft_vcpu *c, struct soft_block *block)
     *bucket = block;
 }
 
-/* The room that the block took becomes its own; its bytes lie behind its operations. */
-static void block_settle(struct soft_vcpu *c, const struct soft_block *block)
+/* The room that the block took becomes its own. Odd operations stay: their bytes alone, without
+ * what follows, may decode to something else. */
+static void block_settle(struct soft_vcpu *c, struct soft_block *block)
 {
-    uint64_t bytes = sizeof *block + block->count * sizeof *block->ops + block->bytes;
+    uint64_t bytes = sizeof *block + block->bytes;
 
     c->cache->arena_used += (bytes + 15) & ~UINT64_C(15);
+    if (block->odd) {
+        block->ops = ops_keep(c, block->ops, block->count);
+        block->decoded_round = 0;
+    } else {
+        c->cache->ops_used += block->count;
+    }
 }
 
 static void block_keep(struct soft_vcpu *c, struct soft_block *block)
@@ -740,7 +823,9 @@ static struct soft_block *crossing_build(struct soft_vcpu *c, const uint8_t *hos
                                  .mode = soft_code_mode(c),
                                  .count = 1,
                                  .bytes = (uint16_t)first,
-                                 .second = second};
+                                 .second = second,
+                                 .odd = true,
+                                 .ops = block->ops};
     block_keep(c, block);
     end = (struct soft_block *)(void *)(c->cache->arena + c->cache->arena_used);
     *end = (struct soft_block){.host = second,
@@ -758,7 +843,7 @@ static bool block_is_same(const struct soft_block *block)
 {
     const uint8_t *page = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff);
 
-    if (memcmp(block->host, soft_block_bytes(block), block->bytes) != 0)
+    if (memcmp(block->host, block->raw, block->bytes) != 0)
         return false;
     for (unsigned i = 0; i < block->ahead_count; i++) {
         const struct soft_range *range = &block->ahead[i];
@@ -850,7 +935,7 @@ static struct soft_block *block_decode(struct soft_vcpu *c, const uint8_t *host,
     block->host = host;
     block->gpa = gpa;
     block->mode = soft_code_mode(c);
-    memcpy(soft_block_bytes(block), bytes, block->bytes);
+    memcpy(block->raw, bytes, block->bytes);
     soft_code_cover(c, gpa, block->bytes);
     block_keep(c, block);
     return block;

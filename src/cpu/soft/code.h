@@ -43,14 +43,26 @@ struct soft_block {
     uint8_t link_count;
     bool came_back;      /* it was dropped once, and may often be */
     uint8_t entry[2][5]; /* while it is dropped: what the entries began with */
-    struct soft_op ops[];
+    bool odd;            /* has an operation that is no instruction, or across pages: see cache.c */
+    /* Decoded, if this is 0 (for good) or soft_vcpu.decoded_round: see soft_block_ops(). */
+    uint64_t decoded_round;
+    struct soft_op *ops;
+    uint8_t raw[]; /* its bytes as they were decoded */
 };
 
-/* What `count` operations' bytes, as they were decoded, lie behind. */
-static inline uint8_t *soft_block_bytes(const struct soft_block *block)
+struct soft_op *soft_block_decode_again(struct soft_vcpu *c, struct soft_block *block);
+/* Its operations, decoded again if their room went to others. True until the next block is decoded.
+ * A leaf may look whether they are there (soft_block_is_decoded), and no more. */
+static inline bool soft_block_is_decoded(const struct soft_vcpu *c, const struct soft_block *block)
 {
-    return (uint8_t *)(uintptr_t)&block->ops[block->count];
+    return block->decoded_round == 0 || block->decoded_round == c->decoded_round;
 }
+static inline struct soft_op *soft_block_ops(struct soft_vcpu *c, struct soft_block *block)
+{
+    return soft_block_is_decoded(c, block) ? block->ops : soft_block_decode_again(c, block);
+}
+/* A copy of an operation that stays as long as all code does. There must be room for it. */
+const struct soft_op *soft_op_keep(struct soft_vcpu *c, const struct soft_op *op);
 
 /* A change of these bytes of the block's page drops the block from now on. At most two ranges.
  * Gives the bytes as they are now; NULL: there is no room for them. */

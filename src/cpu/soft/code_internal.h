@@ -18,6 +18,9 @@ struct soft_window {
  * `count` stays 0 and the result says why. */
 enum x86_decode_result soft_block_decode(struct soft_vcpu *c, const struct soft_window *window,
                                          struct soft_block *block);
+/* One operation at `offset` of the window; `code_size`: enum x86_code_size. */
+enum x86_decode_result soft_op_decode(struct soft_vcpu *c, const struct soft_window *window,
+                                      unsigned code_size, unsigned offset, struct soft_op *op);
 
 /* The lock on who holds code of which page. */
 void soft_code_lock(struct soft_vcpu *c);

@@ -40,6 +40,7 @@ enum soft_activity {
     X(decoded, "decode", "blocks")                                                                 \
     X(decoded_uncached, "decode", "uncached")                                                      \
     X(decoded_bytes, "decode", "guest_bytes")                                                      \
+    X(decoded_again, "decode", "again")                                                            \
     X(translated, "translation", "blocks")                                                         \
     X(translated_guest, "translation", "guest_bytes")                                              \
     X(translated_host, "translation", "host_bytes")                                                \

@@ -239,9 +239,9 @@ static void breakpoint_fault(struct soft_vcpu *c, uint64_t hits)
 
 /* -- running -- */
 
-static inline void block_run(struct soft_vcpu *c, const struct soft_block *block, unsigned count)
+static inline void block_run(struct soft_vcpu *c, struct soft_block *block, unsigned count)
 {
-    const struct soft_op *op = block->ops;
+    const struct soft_op *op = soft_block_ops(c, block);
 
     soft_activity_set(&c->counters, SOFT_IN_INTERPRETER);
     c->block_rip = c->rip;
@@ -282,7 +282,7 @@ static void step_run(struct soft_vcpu *c)
             breakpoint_fault(c, bits);
     }
     op_idle(c);
-    const struct soft_block *block = soft_code_find(c);
+    struct soft_block *block = soft_code_find(c);
     c->under_mov_ss = c->shadow_debug;
     c->shadow = false;
     c->shadow_debug = false;

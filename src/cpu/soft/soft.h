@@ -154,6 +154,7 @@ struct soft_vcpu {
     uint16_t arith;
     uint32_t rflags; /* all others (bit 1 included, arithmetic bits 0) */
 
+    uint64_t decoded_round;         /* which blocks have their operations: soft_block_ops() */
     const struct soft_op *op;       /* running */
     const struct soft_op *op_end;   /* of the running block; lowered to stop it early */
     const struct soft_op *op_first; /* those from here to `op` are not taken off `fuel` yet */

@@ -65,7 +65,8 @@ void tr_twin_if(struct translation *tr, unsigned op, enum emit_condition conditi
 
 uint32_t tr_site_new(struct translation *tr, unsigned op)
 {
-    tr->t->sites[tr->t->site_count] = (struct site){.block = tr->block, .op = op};
+    tr->t->sites[tr->t->site_count] =
+        (struct site){.block = tr->block, .op = (uint16_t)op, .offset = tr->block->ops[op].offset};
     return tr->t->site_count++;
 }
 
@@ -154,7 +155,7 @@ void tr_leaf_call(struct translation *tr, unsigned i, soft_leaf *leaf)
     emit_mov_reg_state(e, HOST_R10, STATE(code_page));
     emit_lea(e, HOST_R10, HOST_R10, HOST_NONE, 0, tr_page_offset(tr, 0));
     emit_mov_state_reg(e, STATE(block_rip), HOST_R10);
-    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)op);
+    emit_mov_reg_imm64(e, HOST_R10, (uint64_t)(uintptr_t)soft_op_keep(tr->c, op));
     emit_mov_reg_imm64(e, HOST_R11, (uint64_t)(uintptr_t)leaf);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.leaf));
 }
@@ -470,7 +471,8 @@ static void block_emit(struct translation *tr)
 /* What one block may take of all that is bounded together. */
 #define BLOCK_ROOM                                                                                 \
     (2 * BLOCK_CODE_MAX + (4 + SOFT_SHARED) * sizeof(struct soft_link) +                           \
-     SOFT_BLOCK_OPS_MAX * (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace)) +               \
+     SOFT_BLOCK_OPS_MAX *                                                                          \
+         (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace) + sizeof(struct soft_op)) +       \
      sizeof(struct soft_pace))
 
 static void translation_note(const struct translation *tr)
@@ -497,6 +499,7 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block, bool 
     tr.c = c;
     tr.t = t;
     tr.block = block;
+    (void)soft_block_ops(c, block);
     tr.alone = alone;
     if (!alone)
         block->link_first = t->link_count;

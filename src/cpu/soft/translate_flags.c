@@ -411,9 +411,9 @@ static uint64_t operand_before(const struct soft_vcpu *c, const struct x86_insn 
 }
 
 /* The operation's inputs, from its record or as the recipe has it, to the registers. */
-static void inputs_restore(struct soft_vcpu *c, const struct site *site, bool recipe)
+static void inputs_restore(struct soft_vcpu *c, const struct site *site,
+                           const struct x86_insn *insn, bool recipe)
 {
-    const struct x86_insn *insn = &site->block->ops[site->op].insn;
     unsigned i = 0;
 
     if (recipe) {
@@ -426,16 +426,32 @@ static void inputs_restore(struct soft_vcpu *c, const struct site *site, bool re
         c->gpr[__builtin_ctz(left)] = c->recorded[i++];
 }
 
+/* The operation, decoded `again` if its block's room for them went to others. */
+static const struct soft_op *source_op(const struct soft_vcpu *c, const struct site *site,
+                                       struct soft_op *again)
+{
+    const struct soft_block *block = site->block;
+
+    if (soft_block_is_decoded(c, block))
+        return &block->ops[site->op];
+    /* As the first time: the bytes are the same. */
+    (void)x86_decode(&again->insn, X86_CODE_64, block->raw + site->offset,
+                     (size_t)(block->bytes - site->offset));
+    again->run = soft_handler_for(&again->insn);
+    return again;
+}
+
 void soft_flags_settle(struct soft_vcpu *c)
 {
     uint32_t number = c->flags_site & ~FROM_REGISTERS;
     const struct site *site = &c->translator->sites[number - 1];
-    const struct soft_op *op = &site->block->ops[site->op];
+    struct soft_op again;
+    const struct soft_op *op = source_op(c, site, &again);
     uint64_t kept[16];
 
     for (unsigned left = site->touched; left != 0; left &= left - 1)
         kept[__builtin_ctz(left)] = c->gpr[__builtin_ctz(left)];
-    inputs_restore(c, site, c->flags_site & FROM_REGISTERS);
+    inputs_restore(c, site, &op->insn, c->flags_site & FROM_REGISTERS);
     c->flags_site = 0;
     op->run(c, op);
     for (unsigned left = site->touched; left != 0; left &= left - 1)

@@ -46,7 +46,7 @@ enum site_reason {
 /* An operation that leaves to C. */
 struct site {
     struct soft_block *block;
-    uint32_t op;
+    uint16_t op, offset; /* its index, and where it begins in the block */
     enum site_reason reason;
     struct soft_link *link;   /* to be patched when its target was looked up; NULL: none */
     uint16_t inputs, touched; /* where flags follow from it: the registers it reads, and all */

@@ -370,10 +370,15 @@ bool soft_leaf_target(struct soft_vcpu *c)
     return true;
 }
 
+static const struct soft_op *site_op(struct soft_vcpu *c, const struct site *site)
+{
+    return &soft_block_ops(c, site->block)[site->op];
+}
+
 static void twin_run(struct soft_vcpu *c, const struct site *site)
 {
     const struct soft_block *block = site->block;
-    const struct soft_op *op = &block->ops[site->op];
+    const struct soft_op *op = site_op(c, site);
 
     soft_activity_set(&c->counters, SOFT_IN_TWIN);
     c->block_rip = c->code_page + ((uintptr_t)block->host & 0xfff);
@@ -389,9 +394,10 @@ static void twin_run(struct soft_vcpu *c, const struct site *site)
         c->rip = c->block_rip + op->next;
 }
 
-static void site_count(struct soft_counters *counters, const struct site *site)
+static void site_count(struct soft_vcpu *c, const struct site *site)
 {
-    const struct x86_insn *insn = &site->block->ops[site->op].insn;
+    struct soft_counters *counters = &c->counters;
+    const struct x86_insn *insn = &site_op(c, site)->insn;
 
     switch (site->reason) {
     case SITE_TLB:
@@ -412,9 +418,10 @@ static void site_count(struct soft_counters *counters, const struct site *site)
 static void branch_undo(struct soft_vcpu *c)
 {
     const struct site *site = &c->translator->sites[c->exit_site];
-    const struct x86_insn *insn = &site->block->ops[site->op].insn;
+    const struct soft_op *op = site_op(c, site);
+    const struct x86_insn *insn = &op->insn;
 
-    if (!site->block->ops[site->op].sets_rip)
+    if (!op->sets_rip)
         return;
     if (insn->op == X86_OP_RET)
         c->gpr[X86_RSP] -= 8 + insn->immediate;
@@ -477,7 +484,7 @@ bool soft_exit_twin(struct soft_vcpu *c)
     uint64_t flushes = t->flushes;
 
     exit_begin(c);
-    site_count(&c->counters, site);
+    site_count(c, site);
     twin_run(c, site);
     soft_activity_set(&c->counters, SOFT_IN_TRANSLATED);
     if (t->flushes != flushes || !site->block->valid || soft_code_mode(c) != site->block->mode)
@@ -495,7 +502,7 @@ const uint8_t *soft_exit_op(struct soft_vcpu *c)
     struct soft_block *block;
 
     exit_begin(c);
-    site_count(&c->counters, site);
+    site_count(c, site);
     twin_run(c, site);
     block = next_block(c);
     return block ? block_entry(c, block) : NULL;
