@@ -253,8 +253,7 @@ static bool op_emit(struct translation *tr, unsigned i)
     case X86_OP_BTC:
         if (!is_bit_string(&tr->block->ops[i].insn))
             return tr_integer(tr, i);
-        tr_leaf(tr, i, soft_leaf_bits);
-        return true;
+        return tr_bit_string(tr, i);
     default:
         if (!tr_system(tr, i))
             return tr_integer(tr, i);

@@ -430,6 +430,8 @@ void tr_stack_cold(struct translation *tr, const struct cold *cold);
 /* One operation, natively or by its twin. (translate.c) */
 void tr_op(struct translation *tr, unsigned i);
 bool tr_string(struct translation *tr, unsigned i); /* translate_string.c */
+/* BT and the like, of memory by a register. (translate_bits.c) */
+bool tr_bit_string(struct translation *tr, unsigned i);
 bool tr_mxcsr(struct translation *tr, unsigned i);  /* ... LDMXCSR and STMXCSR */
 bool tr_vector(struct translation *tr, unsigned i); /* translate_vector.c */
 /* Gathers and scatters. (translate_gather.c) */

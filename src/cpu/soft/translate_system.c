@@ -131,11 +131,27 @@ static bool swapgs_emit(struct translation *tr, unsigned i)
     return true;
 }
 
+static bool selector_store_emit(struct translation *tr, unsigned i)
+{
+    const struct check check = {.op = i, .size = 2, .access = SOFT_WRITE};
+    const struct soft_op *op = &tr->block->ops[i];
+
+    tr_flags_clobber(tr);
+    if (!tr_address(tr, op))
+        return false;
+    tr_check(tr, &check);
+    emit_mov_reg_state16(&tr->e, HOST_R11, SELECTOR(op->insn.reg & 7));
+    emit_store(&tr->e, HOST_R11, HOST_R10, 0, 2);
+    return true;
+}
+
 static bool mov_from_seg_emit(struct translation *tr, unsigned i)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
 
-    if (insn->memory || insn->operand_size < 4)
+    if (insn->memory)
+        return selector_store_emit(tr, i);
+    if (insn->operand_size < 4)
         return false;
     emit_mov_reg_state16(&tr->e, HOST_R10, SELECTOR(insn->reg & 7));
     register_set(tr, insn->rm, HOST_R10);
@@ -214,6 +230,18 @@ static bool fence_emit(struct translation *tr, unsigned i)
     default:
         HOST_INSN(&tr->e, 0x0f, 0xae, 0xf8); /* SFENCE */
     }
+    return true;
+}
+
+/* Code that another vCPU has changed must be seen behind it: requests are looked at. */
+static bool serialize_emit(struct translation *tr, unsigned i)
+{
+    if (!tr->c->vm->cpuid->feature[X86_FEATURE_SERIALIZE])
+        return false;
+    tr_flags_store(tr);
+    HOST_INSN(&tr->e, 0x0f, 0xae, 0xf0); /* MFENCE */
+    tr_rip(tr, tr_page_offset(tr, tr->block->ops[i].next));
+    tr_exit_lookup(tr, i);
     return true;
 }
 
@@ -353,6 +381,8 @@ bool tr_system(struct translation *tr, unsigned i)
     case X86_OP_MFENCE:
     case X86_OP_SFENCE:
         return fence_emit(tr, i);
+    case X86_OP_SERIALIZE:
+        return serialize_emit(tr, i);
     default:
         return leaf_emit(tr, i);
     }
