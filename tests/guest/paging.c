@@ -573,6 +573,27 @@ CODE64(p_stac_popf, "pushfq\n stac\n mov (%rdi), %rax\n mov %rcx, (%rsi)\n "
                     "popfq\n" LABEL(p_stac_popf_after) "mov %rbx, (%rsi)" STOP);
 LABEL_OF(p_stac_popf_after);
 
+/* In a loop, beside code: the translator remembers where such a store went. */
+CODE64(p_stac_beside,
+       "1: stac\n mov %al, (%rdi)\n clac\n" LABEL(p_stac_beside_after) "mov %al, 1(%rdi)\n "
+                                                                       "dec %rcx\n jnz 1b" STOP);
+LABEL_OF(p_stac_beside_after);
+
+static void check_stac_beside(void)
+{
+    static const u8 code_beside[] = {0xb8, 5, 0, 0, 0, 0xcd, 0x81}; /* MOV EAX, 5; STOP */
+
+    memory_copy(frames[0] + 3000, code_beside, sizeof(code_beside));
+    for (int i = 0; i < 30; i++) {
+        CHECK("code in the page", run_kernel(frames[0] + 3000).rax, 5);
+        struct context c = context_kernel(p_stac_beside);
+        c.rdi = VA(0) + 64;
+        c.rcx = 2;
+        world_long(&c);
+        CHECK_TRAP("beside code", &c, PF, ERROR_P | ERROR_W, ADDRESS(p_stac_beside_after));
+    }
+}
+
 /* SMAP holds again at once, though the page was touched a moment ago. */
 static void test_stac(void)
 {
@@ -609,6 +630,8 @@ static void test_stac(void)
             CHECK_STOP("SMAP off", &c);
         CHECK("AC", c.rflags & FLAG_AC, 0);
     }
+    cr4_set(cr4 | CR4_SMAP);
+    check_stac_beside();
     cr4_set(cr4);
 }
 

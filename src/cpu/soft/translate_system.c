@@ -275,12 +275,16 @@ static const struct leaf_row {
 _Static_assert(offsetof(struct soft_vcpu, long_mode) == offsetof(struct soft_vcpu, cpl) + 3,
                "they lie together");
 
-/* From one TLB to another, and AC with it. */
+/* From one TLB to another, and AC with it, as soft_privilege_apply() does. */
 static void privilege_set(struct emit *e, enum soft_privilege privilege)
 {
     emit_mov_state_imm32(e, STATE(cpl), WHO(privilege));
     emit_mov_reg_state(e, HOST_R10, STATE(tlb[0]) + 8 * (int32_t)privilege);
     emit_mov_state_reg(e, STATE(tlb_now), HOST_R10);
+    emit_mov_reg_imm64(e, HOST_R10, UINT64_MAX); /* soft_apart_clear() */
+    emit_mov_state_reg(e, STATE(apart.from), HOST_R10);
+    emit_mov_reg_imm64(e, HOST_R10, 0);
+    emit_mov_state_reg(e, STATE(apart.base), HOST_R10);
     emit_mov_reg_state32(e, HOST_R10, STATE(rflags));
     if (privilege == SOFT_KERNEL)
         emit_alu_reg_imm32(e, EMIT_OR, HOST_R10, X86_RFLAGS_AC);
