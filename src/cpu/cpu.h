@@ -103,7 +103,7 @@ struct vcpu;   /* one vCPU of it */
 struct cpu_engine {
     const char *name;
     const char *description;
-    bool counts_time; /* its guest's time is to be counted (base/counted.h) */
+    bool counts_time;                /* its guest's time is to be counted (base/counted.h) */
     int (*probe)(struct error *why); /* 0, or why this host can't use it, in one sentence */
     int (*vm_new)(const struct cpu_config *config, struct cpu_vm **out, struct error *err);
     void (*vm_free)(struct cpu_vm *vm);

@@ -53,7 +53,7 @@ struct vm_config {
     bool debug_exit;
     bool testdev;
     bool interpret_only;
-    bool lockstep_blocks; /* see cpu.h */
+    bool lockstep_blocks;          /* see cpu.h */
     const struct cpu_tools *tools; /* NULL: none */
     uint32_t code_bytes;           /* most that each vCPU keeps of code; 0: the engine's choice */
     /* A key typed after Ctrl-A, on the I/O thread; may call vm_stop and vm_power_button. */

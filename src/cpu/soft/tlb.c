@@ -242,8 +242,10 @@ void soft_tlb_flush(struct soft_vcpu *c)
     t->space[t->now].pcid = pcid_of(c, c->cr3);
     t->space[t->now].used_at = ++t->switches;
     t->user_globals = false;
-    for (volatile uint64_t *seen = t->large.seen[0]; seen < t->large.seen[2]; seen++)
-        *seen = 0;
+    for (unsigned half = 0; half < 2; half++) {
+        for (volatile uint64_t *seen = t->large.seen[half]; seen < t->large.seen[half] + 64; seen++)
+            *seen = 0;
+    }
     soft_code_forget_addresses(c);
 }
 

@@ -519,10 +519,10 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
     exit_begin(c);
     soft_count(&c->counters.exit_link);
     c->rip = c->code_page + (uint64_t)link->target;
-    /* A block that goes on in its other code may have done nothing yet, and begin again with this if
-     * it came back: an interrupt or NMI that waits, masked, must not keep it from going on. */
-    block = next_block_minding(
-        c, link->alone ? ~(SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI) : UINT_MAX);
+    /* A block that goes on in its other code may have done nothing yet, and begin again with this
+     * if it came back: an interrupt or NMI that waits, masked, must not keep it from going on. */
+    block = next_block_minding(c, link->alone ? ~(SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI)
+                                              : UINT_MAX);
     if (!block || (link->alone && !soft_translate_alone(c, block)))
         return NULL;
     /* The page may have been exchanged since the jump's block was entered, and a second page may be

@@ -257,11 +257,12 @@ static bool is_aligned_with(const struct shared *shared, const struct check *che
 static void aligns_plan(struct translation *tr)
 {
     for (unsigned i = 0; i < tr->block->count; i++) {
-        struct shared *shared = &tr->shared[tr->shared_of[i] - 1];
         struct check check = {.op = i};
+        struct shared *shared;
 
         if (tr->shared_of[i] == 0 || !access_find(tr, &tr->block->ops[i].insn, &check))
             continue;
+        shared = &tr->shared[tr->shared_of[i] - 1];
         if (check.align != 0 &&
             !is_aligned_with(shared, &check, (int32_t)(tr->shared_at[i] - shared->low)))
             shared->align = 0;

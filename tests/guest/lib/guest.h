@@ -28,7 +28,8 @@ void print_dec(u64 value);
 /* Prints "skipped: WHAT: REASON". */
 void skip(const char *what, const char *reason);
 _Noreturn void guest_exit(void);
-/* The number behind "NAME=" on the guest's command line, or `otherwise`: how long a test may take. */
+/* The number behind "NAME=" on the guest's command line, or `otherwise`: how long a test may take.
+ */
 u64 option(const char *name, u64 otherwise);
 
 /* Counts a check of `seen` against `expected`, and prints both when they differ. */
