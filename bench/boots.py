@@ -117,7 +117,7 @@ def scaling_measure(monitor, rounds):
 
     At most 1: where once took longer than twice, something else ran."""
     pairs = [program for program in catalog.scaling() if program.name.endswith("-1")]
-    where = (places.Native(False), places.Guest("freehold", monitor, {"cpus": "2"}))
+    where = (places.Native(False, 2), places.Guest("freehold", monitor, {"cpus": "2"}))
     found = {}
     for program in pairs:
         turns = [(place, name) for place in where

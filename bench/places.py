@@ -103,11 +103,13 @@ exec chroot "$root" /tmp/programs
 
 
 class Native(Place):
-    """The agent as a process of this host, on the Debian root if that is wanted."""
+    """The agent as a process of this host, on the Debian root if that is wanted, and on as many CPUs
+    as the guest has."""
 
-    def __init__(self, with_debian):
+    def __init__(self, with_debian, cpus):
         super().__init__("native")
         self.with_debian = with_debian
+        self.cpus = sorted(os.sched_getaffinity(0))[-cpus:]
 
     def open(self):
         command, environment = [catalog.PROGRAMS], {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
@@ -119,6 +121,7 @@ class Native(Place):
             environment["PATH"] += ":/usr/sbin:/sbin"
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env=environment)
+        os.sched_setaffinity(self.process.pid, self.cpus)
         self.console = Console(self.process.stdout.fileno())
         self.pid = self.process.pid
         self.expect("bench: ready", LIMIT_S)
