@@ -191,6 +191,7 @@ static const char *sequence_run(struct run *r, uint64_t seed, unsigned limit)
                             .feature = g->feature,
                             .code = code_buffer,
                             .capacity = sizeof code_buffer};
+    native_watch(seed);
     runs = generator_random(g) % 3 == 0 ? 3 : 1;
     count = 10 + (unsigned)(generator_random(g) % 300);
     generate(g, count, limit);

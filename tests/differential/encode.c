@@ -256,7 +256,8 @@ unsigned choose_size(struct generator *g, struct encoding *e)
 
 void fix_byte_register(struct generator *g, uint8_t *number)
 {
-    while (is_reserved(g, *number))
+    while (is_reserved(g, *number) ||
+           (*number >= RSP && *number <= RDI && is_reserved(g, *number - RSP)))
         *number = free_register(g);
 }
 

@@ -55,7 +55,8 @@ int32_t choose_edge(struct generator *g);
 void choose_memory(struct generator *g, struct encoding *e, unsigned align);
 /* Operand size: 0 byte, 1 word, 2 dword, 3 qword. */
 unsigned choose_size(struct generator *g, struct encoding *e);
-/* Byte operands without REX may name AH to BH, never SPL (which would move the stack). */
+/* Byte operands may be any but SPL, which would move the stack, and AH to BH of what is kept: 4 to
+ * 7 mean the former with REX, the latter without, which is not known yet. */
 void fix_byte_register(struct generator *g, uint8_t *number);
 void choose_operands(struct generator *g, struct encoding *e, bool writes_rm);
 void set_immediate(struct generator *g, struct encoding *e, unsigned size);

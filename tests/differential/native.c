@@ -4,7 +4,8 @@
  *
  * The state lies at a fixed address below 2 GiB, so that it is reached without any register. A
  * fault becomes a signal; its handler notes what happened and resumes at the exit with all
- * registers as they were.
+ * registers as they were. A fault of anything but generated code, and a sequence that does not
+ * end, end the test: the handler names the seed.
  */
 #include "native.h"
 
@@ -14,12 +15,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include "generate.h"
 
-#define CONTEXT_BASE UINT64_C(0x30000000)
+#define CONTEXT_BASE     UINT64_C(0x30000000)
+#define SEQUENCE_SECONDS 120 /* it takes far less than one; a host may be busy */
 
 /* At CONTEXT_BASE; the offsets are known to the code below. */
 struct context {
@@ -33,6 +36,8 @@ struct context {
     uint64_t fault_rip; /* 176 */
     uint64_t fault_flags;
     uint64_t fault_code;
+    uint64_t seed;                    /* of the sequence that runs */
+    bool running;                     /* generated code, or the way there and back */
     _Alignas(64) uint8_t xsave[4096]; /* 256 */
 };
 _Static_assert(offsetof(struct context, xsave) == 256, "the assembler below knows the layout");
@@ -94,11 +99,37 @@ static int vector_of(int signal, const siginfo_t *info)
     }
 }
 
+/* The seed and what is wrong with it, in a way that a signal handler may write. */
+static void end_test(const char *what)
+{
+    char line[128], *at = line + sizeof line;
+    uint64_t seed = context()->seed;
+    ssize_t written;
+
+    *--at = '\0';
+    do
+        *--at = (char)('0' + seed % 10);
+    while ((seed /= 10) != 0);
+    written = write(STDERR_FILENO, "seed ", 5);
+    written += write(STDERR_FILENO, at, strlen(at));
+    written += write(STDERR_FILENO, what, strlen(what));
+    _exit(written < 0 ? 2 : 1);
+}
+
+static void time_over(int signal)
+{
+    (void)signal;
+    end_test(context()->running ? ": it does not end on the host\n"
+                                : ": it does not end in the engine\n");
+}
+
 static void fault_taken(int signal, siginfo_t *info, void *opaque)
 {
     ucontext_t *user = opaque;
     struct context *c = context();
 
+    if (!c->running)
+        end_test(": the engine itself faults\n");
     c->vector = vector_of(signal, info);
     c->address = c->vector == 14 ? (uint64_t)(uintptr_t)info->si_addr : 0;
     c->fault_code = c->vector == 14 ? (uint64_t)user->uc_mcontext.gregs[REG_ERR] : 0;
@@ -168,7 +199,9 @@ static bool signals_take(void)
     stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
     struct sigaction action = {.sa_sigaction = fault_taken, .sa_flags = SA_SIGINFO | SA_ONSTACK};
 
-    if (sigaltstack(&alternate, NULL) != 0)
+    if (sigaltstack(&alternate, NULL) != 0 ||
+        sigaction(SIGALRM, &(struct sigaction){.sa_handler = time_over, .sa_flags = SA_ONSTACK},
+                  NULL) != 0)
         return false;
     for (unsigned i = 0; i < 4; i++) {
         if (sigaction(signals[i], &action, NULL) != 0)
@@ -194,6 +227,14 @@ bool native_init(struct native *native)
     return true;
 }
 
+void native_watch(uint64_t seed)
+{
+    const struct itimerval limit = {.it_value = {.tv_sec = SEQUENCE_SECONDS}};
+
+    context()->seed = seed;
+    setitimer(ITIMER_REAL, &limit, NULL);
+}
+
 void native_run(struct native *native, struct machine *machine)
 {
     struct context *c = context();
@@ -206,7 +247,9 @@ void native_run(struct native *native, struct machine *machine)
     c->vector = -1;
     c->address = 0;
     c->fault_code = 0;
+    c->running = true;
     native_enter();
+    c->running = false;
     memcpy(machine->gpr, c->gpr, sizeof c->gpr);
     memcpy(machine->xsave, c->xsave, XSAVE_BYTES);
     machine->rflags = c->vector < 0 ? c->rflags : c->fault_flags;

@@ -24,8 +24,12 @@ struct native {
     uint64_t xsave_mask;
 };
 
-/* Maps the fixed addresses and takes over SIGSEGV, SIGBUS, SIGILL, SIGFPE; false: says why. */
+/* Maps the fixed addresses and takes over SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGALRM; false: says
+ * why. */
 bool native_init(struct native *native);
+/* A sequence begins: if it does not end, on either side, or the engine crashes in it, the test ends
+ * and names its seed. */
+void native_watch(uint64_t seed);
 /* Runs from machine->rip. */
 void native_run(struct native *native, struct machine *machine);
 
