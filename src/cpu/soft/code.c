@@ -1,6 +1,6 @@
 /*
  * Coherence of decoded code with guest memory: who holds code of which page, and what happens when
- * somebody writes there. The blocks themselves: cache.c.
+ * somebody writes there. The blocks themselves: cache.c, cache_page.c.
  *
  * struct soft_code says for every guest page which vCPUs hold blocks of it and which of
  * its 16-byte pieces they cover, under one lock. A page that holds code has no write entries in any

@@ -122,8 +122,12 @@ bool soft_code_is_global(const struct soft_vcpu *c, const struct soft_block *blo
 #define SOFT_MODE_X87  32u /* x87 and MMX instructions can't fault by themselves */
 #define SOFT_MODES     64u
 
-/* The mode of blocks for the code at c->rip. */
-uint8_t soft_code_mode(const struct soft_vcpu *c);
+/* The mode of blocks for the code at c->rip: the part of the key that decoding depends on (VEX has
+ * no meaning in real and v86 mode). */
+static inline uint8_t soft_code_mode(const struct soft_vcpu *c)
+{
+    return c->code_key & 63;
+}
 
 /* A vCPU is running while it may hold pointers into guest memory that it has checked. */
 void soft_code_enter(struct soft_vcpu *c);

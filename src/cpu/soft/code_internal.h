@@ -1,5 +1,5 @@
 /*
- * What block.c (decoding), cache.c (the cache of blocks) and code.c (coherence) share. Included by
+ * What block.c (decoding), cache*.c (the cache of blocks) and code.c (coherence) share. Included by
  * these only.
  */
 #ifndef FREEHOLD_CPU_SOFT_CODE_INTERNAL_H

@@ -6,7 +6,7 @@
  * again; one that is used again after its TLB went to another begins empty. The kernel's TLBs are
  * one for all: most of their entries are global, and the others are dropped at each CR3 load, from
  * a list. What was set since the last flush is known by groups of entries, so that flushing costs
- * what filling did. cache.c does the same for blocks, by the number of the space.
+ * what filling did. cache_space.c does the same for blocks, by the number of the space.
  *
  * Threads: a vCPU's own. Needs no libc and no vectors: leaves flush.
  */
