@@ -297,7 +297,12 @@ static void test_step(void)
     c.rflags |= FLAG_TF;
     world_long(&c);
     check_hit("the last element ends it", &c, true, ADDRESS(t_rep_at), DR6_BS);
-    c = run_kernel(t_popf);
+}
+
+static void test_step_shadows(void)
+{
+    part("single step where TF or a shadow begins");
+    struct context c = run_kernel(t_popf);
     check_hit("POPF sets TF: after the next one", &c, true, ADDRESS(t_popf_after), DR6_BS);
     c = step(t_mov_ss, t_mov_ss_start);
     check_hit("not after MOV SS, but after the next", &c, true, ADDRESS(t_mov_ss_at), DR6_BS);
@@ -308,7 +313,12 @@ static void test_step(void)
     c = step(t_sti, t_sti);
     tcg_wrong("TCG holds it off");
     check_hit("STI holds off no #DB", &c, true, ADDRESS(t_sti_at), DR6_BS);
-    c = step(t_clear, t_clear);
+}
+
+static void test_step_events(void)
+{
+    part("single step, TF saved and cleared");
+    struct context c = step(t_clear, t_clear);
     CHECK("PUSHF under TF", *(u64 *)(ADDRESS(test_stack_top) - 8) & FLAG_TF, FLAG_TF);
     long_gate_set(0x84, t_handler, 0xee, 1);
     c = step(t_int, t_int);
@@ -322,13 +332,17 @@ static void test_step(void)
     c.rflags |= FLAG_TF;
     world_long(&c);
     check_hit("at ring 3", &c, true, USER(t_nop_at), DR6_BS);
+}
+
+static void test_step_syscall(void)
+{
     part("single step over SYSCALL");
     u64 efer = rdmsr(MSR_EFER);
     wrmsr(MSR_EFER, efer | EFER_SCE);
     wrmsr(MSR_STAR, 0x0018000800000000);
     wrmsr(MSR_LSTAR, ADDRESS(t_syscall_target));
     wrmsr(MSR_FMASK, FLAG_TF);
-    c = context_user(t_syscall);
+    struct context c = context_user(t_syscall);
     c.rflags |= FLAG_TF;
     c.rsp = ADDRESS(test_stack_top);
     dr6_set(DR6_IDLE);
@@ -340,8 +354,16 @@ static void test_step(void)
     c.rflags |= FLAG_TF;
     world_long(&c);
     check_hit("TF not masked: a step at the target", &c, true, ADDRESS(t_syscall_target), DR6_BS);
+    wrmsr(MSR_EFER, efer);
+}
+
+static void test_step_sysret(void)
+{
     part("single step over SYSRET");
-    c = context_kernel(t_sysret);
+    u64 efer = rdmsr(MSR_EFER);
+    wrmsr(MSR_EFER, efer | EFER_SCE);
+    wrmsr(MSR_STAR, 0x0018000800000000);
+    struct context c = context_kernel(t_sysret);
     c.rcx = USER(t_sysret_target);
     c.r11 = FLAG_TF | FLAG_ONE;
     dr6_set(DR6_IDLE);
@@ -414,5 +436,9 @@ void guest_main(void)
     test_execute();
     test_io();
     test_step();
+    test_step_shadows();
+    test_step_events();
+    test_step_syscall();
+    test_step_sysret();
     test_registers();
 }

@@ -8,16 +8,8 @@
  *
  * Two tables' entries (PDEs) with four pages each, and three page tables that they may name.
  */
+#include "pages.h"
 #include "world.h"
-
-#define P      1ul
-#define W      2ul
-#define U      4ul
-#define A      0x20ul
-#define D      0x40ul
-#define PS     0x80ul
-#define G      0x100ul
-#define NX     (1ul << 63)
 
 #define PDES   2u
 #define TABLES 3u

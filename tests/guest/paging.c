@@ -4,16 +4,9 @@
  *
  * Intel SDM vol. 3, 4; the tables of table entries are 4-4 to 4-20, the error code is 4.7.
  */
+#include "pages.h"
 #include "world.h"
 
-#define P          1ul
-#define W          2ul
-#define U          4ul
-#define A          0x20ul
-#define D          0x40ul
-#define PS         0x80ul
-#define G          0x100ul
-#define NX         (1ul << 63)
 #define ERROR_P    1u
 #define ERROR_W    2u
 #define ERROR_U    4u

@@ -331,19 +331,42 @@ static void test_dirty(void)
 }
 
 /* Cross-modifying code by the book (SDM vol. 3, 8.1.3): change, flag; wait, serialize, run. */
+struct rounds {
+    volatile u32 given, done, wrong;
+};
+
+static void round_give(struct rounds *rounds, u32 i)
+{
+    __asm__ volatile("" : : : "memory");
+    rounds->given = i;
+    WAIT(rounds->done == i);
+}
+
+static void round_wait(const struct rounds *rounds, u32 i)
+{
+    while (rounds->given < i)
+        pause();
+    cpuid(0, 0);
+}
+
+static void check_rounds(job_fn theirs, job_fn ours, const struct rounds *rounds, u32 count)
+{
+    run_both(theirs, ours);
+    CHECK("stale code or data", rounds->wrong, 0);
+    CHECK("rounds", rounds->done, count);
+}
+
 CODE64(patched, ".balign 16\n mov $0, %eax\n ret\n");
-static volatile u32 patch_number, patch_run, patch_wrong;
+static struct rounds patch;
 #define PATCHES 2000u
 
 static void patch_theirs(void)
 {
     for (u32 i = 1; i <= PATCHES; i++) {
-        while (patch_number < i)
-            pause();
-        cpuid(0, 0);
+        round_wait(&patch, i);
         u32 got = ((u32(*)(void))(u64)ADDRESS(patched))();
-        patch_wrong += got != i;
-        patch_run = i;
+        patch.wrong += got != i;
+        patch.done = i;
     }
 }
 
@@ -351,18 +374,14 @@ static void patch_ours(void)
 {
     for (u32 i = 1; i <= PATCHES; i++) {
         *(volatile u32 *)(ADDRESS(patched) + 1) = i;
-        __asm__ volatile("" : : : "memory");
-        patch_number = i;
-        WAIT(patch_run == i);
+        round_give(&patch, i);
     }
 }
 
 static void test_patch(void)
 {
     part("cross-modifying code");
-    run_both(patch_theirs, patch_ours);
-    CHECK("old code ran", patch_wrong, 0);
-    CHECK("rounds", patch_run, PATCHES);
+    check_rounds(patch_theirs, patch_ours, &patch, PATCHES);
 }
 
 /*
@@ -373,7 +392,7 @@ static void test_patch(void)
 #define MAKES     3000u
 #define MAKE_STEP 48u
 static u8 make_page[4096] __attribute__((aligned(4096)));
-static volatile u32 make_number, make_run, make_wrong;
+static struct rounds make;
 
 static u8 *make_place(u32 i)
 {
@@ -388,12 +407,10 @@ static u32 make_call(u32 i)
 static void make_theirs(void)
 {
     for (u32 i = 1; i <= MAKES; i++) {
-        while (make_number < i)
-            pause();
-        cpuid(0, 0);
-        make_wrong += make_call(i) != i;
+        round_wait(&make, i);
+        make.wrong += make_call(i) != i;
         *(volatile u32 *)(make_place(i) + 16) += 1;
-        make_run = i;
+        make.done = i;
     }
 }
 
@@ -409,27 +426,23 @@ static void make_ours(void)
             *(volatile u32 *)(at + 32) += 1;
         *(volatile u32 *)(at + 16) = i;
         if (i % 3 == 0)
-            make_wrong += make_call(i) != i;
-        __asm__ volatile("" : : : "memory");
-        make_number = i;
-        WAIT(make_run == i);
-        make_wrong += *(volatile u32 *)(at + 16) != i + 1;
-        make_wrong += *(volatile u32 *)(at + 32) != before + 20;
+            make.wrong += make_call(i) != i;
+        round_give(&make, i);
+        make.wrong += *(volatile u32 *)(at + 16) != i + 1;
+        make.wrong += *(volatile u32 *)(at + 32) != before + 20;
     }
 }
 
 static void test_make(void)
 {
     part("code made beside data");
-    run_both(make_theirs, make_ours);
-    CHECK("stale code or data", make_wrong, 0);
-    CHECK("rounds", make_run, MAKES);
+    check_rounds(make_theirs, make_ours, &make, MAKES);
 }
 
 /* The same function comes back, while data is stored all around it, by either of them. */
 #define BACKS 2000u
 static u8 back_page[4096] __attribute__((aligned(4096)));
-static volatile u32 back_number, back_run, back_wrong;
+static struct rounds back;
 
 static u32 back_call(void)
 {
@@ -439,16 +452,14 @@ static u32 back_call(void)
 static void back_theirs(void)
 {
     for (u32 i = 1; i <= BACKS; i++) {
-        while (back_number < i)
-            pause();
-        cpuid(0, 0);
+        round_wait(&back, i);
         for (u32 call = 0; call < 5; call++)
-            back_wrong += back_call() != i / 3 % 4;
+            back.wrong += back_call() != i / 3 % 4;
         if (i % 5 == 0) {
             for (u32 data = 3000; data < 3400; data += 4)
                 *(volatile u32 *)(back_page + data) = i;
         }
-        back_run = i;
+        back.done = i;
     }
 }
 
@@ -462,23 +473,19 @@ static void back_ours(void)
         *(volatile u32 *)(back_page + 2049) = i / 3 % 4;
         for (u32 data = 2064; data < 3000; data += 64)
             *(volatile u32 *)(back_page + data) = i;
-        __asm__ volatile("" : : : "memory");
-        back_number = i;
-        WAIT(back_run == i);
+        round_give(&back, i);
         if (i % 7 == 0)
-            back_wrong += back_call() != i / 3 % 4;
+            back.wrong += back_call() != i / 3 % 4;
         for (u32 data = 1024; data < 2048; data += 64)
-            back_wrong += *(volatile u32 *)(back_page + data) != i;
-        back_wrong += i >= 5 && *(volatile u32 *)(back_page + 3396) != i / 5 * 5;
+            back.wrong += *(volatile u32 *)(back_page + data) != i;
+        back.wrong += i >= 5 && *(volatile u32 *)(back_page + 3396) != i / 5 * 5;
     }
 }
 
 static void test_back(void)
 {
     part("code that comes back");
-    run_both(back_theirs, back_ours);
-    CHECK("stale code or data", back_wrong, 0);
-    CHECK("rounds", back_run, BACKS);
+    check_rounds(back_theirs, back_ours, &back, BACKS);
 }
 
 void guest_main(void)

@@ -201,7 +201,7 @@ static void test_debug_trap(void)
     legacy_reset();
 }
 
-static void test_faults(void)
+static void test_faults_before(void)
 {
     part("faults before the switch");
     tables_reset(k_target);
@@ -225,7 +225,11 @@ static void test_faults(void)
     c.rax = ADDRESS(&far_pointer);
     world_legacy(&c);
     CHECK_STOP("task gate, DPL 3 from ring 3", &c);
-    part("faults after the switch");
+    legacy_reset();
+}
+
+static void test_faults_after(void)
+{
     static const struct {
         const char *what;
         u32 cs, ss, ds, ldt;
@@ -239,6 +243,7 @@ static void test_faults(void)
         {"DS a TSS", SEL_KCODE32, SEL_KDATA, SEL_TSS32, 0, TS, SEL_TSS32},
         {"LDT is data", SEL_KCODE32, SEL_KDATA, SEL_KDATA, SEL_KDATA, TS, SEL_KDATA},
     };
+    part("faults after the switch");
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         /* The fault comes in the new task, whose stack may not be loaded: by a task gate back to a
          * third TSS. */
@@ -253,7 +258,7 @@ static void test_faults(void)
         task.ds = cases[i].ds;
         task.ldt = cases[i].ldt;
         task.ebx = 0x77;
-        c = switch_run(k_jmp, TSS_A);
+        struct context c = switch_run(k_jmp, TSS_A);
         CHECK_STOP(cases[i].what, &c);
         CHECK("error code", c.rdx, cases[i].error);
         CHECK("in the rescue task", c.rbp & 0xffff, TSS_BUSY);
@@ -262,9 +267,14 @@ static void test_faults(void)
         CHECK("its EIP is its first instruction", task.eip, ADDRESS(k_target));
         CHECK("its registers are loaded", task.ebx, 0x77);
     }
+    legacy_reset();
+}
+
+static void test_iret_nested(void)
+{
     part("IRET with NT");
     tables_reset(k_target);
-    c = context_legacy(k_iret);
+    struct context c = context_legacy(k_iret);
     c.rflags |= FLAG_NT;
     tss32.link = SEL_KDATA;
     legacy_idt[TS] = legacy_gate(TSS_A, 0, 0x85);
@@ -274,11 +284,16 @@ static void test_faults(void)
     /* The entry's own IRETD loads NT; the one in the run then takes the backlink. */
     CHECK_STOP("backlink to no TSS", &c);
     CHECK("#TS with the backlink", c.rdx, SEL_KDATA);
+    legacy_reset();
+}
+
+static void test_inner_stack(void)
+{
     part("stack of the inner ring");
     tables_reset(k_error);
     legacy_idt[TS] = legacy_gate(TSS_A, 0, 0x85);
     tss32.ss0 = SEL_UDATA;
-    c = context_legacy_user(k_int);
+    struct context c = context_legacy_user(k_int);
     world_legacy(&c);
     CHECK_STOP("SS0 of another ring", &c);
     CHECK("#TS with SS0", c.rdx & ~1ul, SEL_UDATA & ~3u);
@@ -421,7 +436,10 @@ void guest_main(void)
     test_switches();
     test_interrupt_gates();
     test_debug_trap();
-    test_faults();
+    test_faults_before();
+    test_faults_after();
+    test_iret_nested();
+    test_inner_stack();
     test_sixteen();
     test_io_map();
 }

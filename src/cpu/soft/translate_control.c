@@ -494,19 +494,8 @@ static struct cold *indirect_emit(struct translation *tr, unsigned i, bool call)
 /* R10 = the target of a branch by register or memory; flags go to memory. */
 static bool target_load(struct translation *tr, unsigned i)
 {
-    const struct soft_op *op = &tr->block->ops[i];
-    const struct check check = {.op = i, .size = 8, .access = SOFT_READ};
-
     tr_flags_clobber(tr);
-    if (!op->insn.memory) {
-        tr_guest_to(tr, HOST_R10, op->insn.rm);
-        return true;
-    }
-    if (!tr_address(tr, op))
-        return false;
-    tr_check(tr, &check);
-    emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
-    return true;
+    return tr_operand_load(tr, i, 8);
 }
 
 /* Jumps through a table have many targets, those through a pointer at a fixed place (as between

@@ -10,23 +10,6 @@
  */
 #include "cpu/soft/translate_internal.h"
 
-/* The divisor to R10. */
-static bool divisor_load(struct translation *tr, unsigned i)
-{
-    const struct soft_op *op = &tr->block->ops[i];
-    const struct check check = {.op = i, .size = op->insn.operand_size, .access = SOFT_READ};
-
-    if (!op->insn.memory) {
-        tr_guest_to(tr, HOST_R10, op->insn.rm);
-        return true;
-    }
-    if (!tr_address(tr, op))
-        return false;
-    tr_check(tr, &check);
-    emit_load(&tr->e, HOST_R10, HOST_R10, 0, op->insn.operand_size);
-    return true;
-}
-
 static void unsigned_check(struct translation *tr, unsigned i, bool wide)
 {
     if (wide)
@@ -66,7 +49,7 @@ bool tr_divide(struct translation *tr, unsigned i)
     if (insn->operand_size < 4)
         return false;
     tr_flags_clobber(tr);
-    if (!divisor_load(tr, i))
+    if (!tr_operand_load(tr, i, insn->operand_size))
         return false;
     if (is_signed)
         signed_check(tr, i, wide);

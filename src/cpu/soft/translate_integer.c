@@ -228,14 +228,11 @@ bool tr_integer_describe(const struct translation *tr, unsigned i, struct check 
  * registers. */
 static bool push_memory_emit(struct translation *tr, unsigned i)
 {
-    const struct check from = {.op = i, .size = 8, .access = SOFT_READ};
     const struct check to = {.op = i, .size = 8, .access = SOFT_WRITE, .stack = true};
 
     tr_flags_clobber(tr);
-    if (!tr_address(tr, &tr->block->ops[i]))
+    if (!tr_operand_load(tr, i, 8))
         return false;
-    tr_check(tr, &from);
-    emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
     emit_mov_state_reg(&tr->e, STATE(push_value), HOST_R10);
     emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
     tr_check(tr, &to);

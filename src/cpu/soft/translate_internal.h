@@ -350,6 +350,9 @@ void soft_flags_settle(struct soft_vcpu *c);
 /* The effective address to R10; false: it can't be formed. Destroys R11; the flags only where the
  * operand is relative to FS or GS. */
 bool tr_address(struct translation *tr, const struct soft_op *op);
+/* R10 = the operand of operation i, a register or memory, of 4 or 8 bytes; false: its address can't
+ * be formed. Of memory, destroys R11 and flags. */
+bool tr_operand_load(struct translation *tr, unsigned i, unsigned size);
 
 struct check {
     unsigned op;
@@ -382,6 +385,9 @@ void tr_share_cold(struct translation *tr, const struct cold *cold);
 bool tr_integer_access(const struct x86_insn *insn, struct check *check);
 bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
                       struct check *check);
+/* Whether an operation adds a constant to a 64-bit register, which it changes in no other way. A
+ * POP has another result besides. */
+bool tr_step_find(const struct x86_insn *insn, unsigned *reg, int64_t *step);
 
 /* A guess, for the sake of speed. */
 bool tr_is_loop(const struct translation *tr);

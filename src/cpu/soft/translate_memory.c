@@ -186,6 +186,22 @@ void tr_check(struct translation *tr, const struct check *check)
     cold->hit = e->at;
 }
 
+bool tr_operand_load(struct translation *tr, unsigned i, unsigned size)
+{
+    const struct soft_op *op = &tr->block->ops[i];
+    const struct check check = {.op = i, .size = size, .access = SOFT_READ};
+
+    if (!op->insn.memory) {
+        tr_guest_to(tr, HOST_R10, op->insn.rm);
+        return true;
+    }
+    if (!tr_address(tr, op))
+        return false;
+    tr_check(tr, &check);
+    emit_load(&tr->e, HOST_R10, HOST_R10, 0, size);
+    return true;
+}
+
 /* -- out of line -- */
 
 /* R10 is the linear address ^ the slot's tag. Ends where the access must be interpreted. */

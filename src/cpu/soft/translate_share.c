@@ -55,19 +55,20 @@ static bool is_wall(const struct translation *tr, const struct x86_insn *insn)
     }
 }
 
-/* What an operation adds to a register that it changes in no other way. */
-static bool step_find(const struct x86_insn *insn, unsigned *reg, int64_t *step)
+bool tr_step_find(const struct x86_insn *insn, unsigned *reg, int64_t *step)
 {
-    bool by_immediate = insn->form == X86_FORM_RM_IMM && !insn->memory && insn->operand_size == 8;
+    const bool whole = insn->operand_size == 8 && !insn->memory;
 
     *reg = insn->rm;
-    *step = (int64_t)insn->immediate;
     switch (insn->op) {
     case X86_OP_ADD:
-        return by_immediate;
     case X86_OP_SUB:
-        *step = -*step;
-        return by_immediate;
+        *step = insn->op == X86_OP_ADD ? (int64_t)insn->immediate : -(int64_t)insn->immediate;
+        return whole && insn->form == X86_FORM_RM_IMM;
+    case X86_OP_INC:
+    case X86_OP_DEC:
+        *step = insn->op == X86_OP_INC ? 1 : -1;
+        return whole;
     case X86_OP_LEA:
         *reg = insn->reg;
         *step = insn->displacement;
@@ -80,7 +81,7 @@ static bool step_find(const struct x86_insn *insn, unsigned *reg, int64_t *step)
     case X86_OP_POP:
         *reg = X86_RSP;
         *step = 8;
-        return insn->operand_size == 8 && !insn->memory && insn->rm != X86_RSP;
+        return whole && insn->rm != X86_RSP;
     default:
         return false;
     }
@@ -199,7 +200,7 @@ static void registers_plan(struct plan *plan, unsigned i)
     uint16_t written = tr_registers_written(insn);
     unsigned reg = 0;
     int64_t step = 0;
-    bool steps = step_find(insn, &reg, &step);
+    bool steps = tr_step_find(insn, &reg, &step);
 
     for (unsigned n = 0; n < plan->tr->shared_count; n++) {
         const struct shared *shared = &plan->tr->shared[n];

@@ -30,31 +30,6 @@
 
 /* -- what the loop does -- */
 
-/* Adds a constant to a 64-bit register. */
-static bool step_find(const struct x86_insn *insn, unsigned *reg, int64_t *by)
-{
-    const bool whole = insn->operand_size == 8;
-
-    *reg = insn->rm;
-    switch (insn->op) {
-    case X86_OP_ADD:
-    case X86_OP_SUB:
-        *by = insn->op == X86_OP_ADD ? (int64_t)insn->immediate : -(int64_t)insn->immediate;
-        return whole && !insn->memory && insn->form == X86_FORM_RM_IMM;
-    case X86_OP_INC:
-    case X86_OP_DEC:
-        *by = insn->op == X86_OP_INC ? 1 : -1;
-        return whole && !insn->memory;
-    case X86_OP_LEA:
-        *reg = insn->reg;
-        *by = insn->displacement;
-        return whole && insn->address_size == 8 && insn->base == insn->reg &&
-               insn->index == X86_REG_NONE;
-    default:
-        return false;
-    }
-}
-
 /* Operation i as a strip may have it; `check` says what it does with its memory operand. */
 static bool op_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
                         struct check *check)
@@ -97,7 +72,7 @@ static void steps_add(struct steps *steps, const struct x86_insn *insn,
 
     emit_registers_of(insn, is_vector(insn) ? v : NULL, &regs);
     steps->used |= regs.read | regs.written;
-    if (step_find(insn, &reg, &by) && by >= -STEP_MAX && by <= STEP_MAX)
+    if (tr_step_find(insn, &reg, &by) && by >= -STEP_MAX && by <= STEP_MAX)
         steps->by[reg] += by;
     else
         steps->lost |= regs.written | regs.implicit_written;
