@@ -94,7 +94,7 @@ struct soft_cache {
     struct page_entry *pages[PAGE_ENTRIES];
     uint8_t *arena; /* of soft_vm.code_bytes */
     uint64_t arena_used;
-    size_t arena_before; /* what it had in memory at the last clearing */
+    size_t arena_held; /* see struct soft_part */
     /* The operations of the blocks decoded last; when it is full it begins anew, and those that are
      * needed still are decoded again. Most blocks are translated by then and need none. */
     struct soft_op *ops;

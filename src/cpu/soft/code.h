@@ -76,10 +76,15 @@ void soft_cache_free(struct soft_vcpu *c);
 /* One bound, soft_vm.code_bytes, holds for all that a vCPU keeps of code: decoded, translated, and
  * what goes with that. It lies in mappings of this name; NULL: no memory. */
 void *soft_cache_map(size_t bytes);
-/* Of such memory, what is `used` will soon be so again; what was `before` that is given back. */
-void soft_cache_release(uint8_t *memory, size_t used, size_t *before);
-/* Whether `bytes` more stay within it. */
-bool soft_cache_has_room(const struct soft_vcpu *c, size_t bytes);
+/* A mapping of one kind of thing, filled from its beginning on and empty after each clearing. */
+struct soft_part {
+    uint8_t *memory;
+    size_t used;  /* bytes of it */
+    size_t *held; /* bytes that may still be in memory since an earlier clearing, if more */
+};
+/* Whether `bytes` more stay within the bound. Gives back what parts hold beyond their use, where
+ * that would exceed it. */
+bool soft_cache_has_room(struct soft_vcpu *c, size_t bytes);
 
 /* The block at c->rip, decoded if need be; raises fetch faults. Valid until the next call. */
 struct soft_block *soft_code_find(struct soft_vcpu *c);

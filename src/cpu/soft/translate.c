@@ -467,9 +467,10 @@ static void block_emit(struct translation *tr)
     entries_emit(tr, need);
 }
 
-/* What one block may take of all that is bounded together. */
+/* What one block may take of all that is bounded together, but for its code: room for that counts
+ * as used (soft_translator_parts()). */
 #define BLOCK_ROOM                                                                                 \
-    (2 * BLOCK_CODE_MAX + (4 + SOFT_SHARED) * sizeof(struct soft_link) +                           \
+    ((4 + SOFT_SHARED) * sizeof(struct soft_link) +                                                \
      SOFT_BLOCK_OPS_MAX *                                                                          \
          (4 * sizeof(struct site) + 2 * sizeof(struct soft_pace) + sizeof(struct soft_op)) +       \
      sizeof(struct soft_pace))

@@ -8,8 +8,10 @@
 
 MUST_CHECK int soft_translator_new(struct soft_vcpu *c);
 void soft_translator_free(struct soft_vcpu *c);
-/* Bytes of translated code and what goes with it. */
-size_t soft_translator_used(const struct soft_vcpu *c);
+/* The memory of translated code and what goes with it. Gives how many parts there are. */
+#define SOFT_TRANSLATOR_PARTS 5
+unsigned soft_translator_parts(const struct soft_vcpu *c,
+                               struct soft_part parts[SOFT_TRANSLATOR_PARTS]);
 
 /* Translates `block` unless it is cold, not 64-bit, or translated already; false: interpret it. */
 bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block);

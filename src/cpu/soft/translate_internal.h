@@ -85,7 +85,7 @@ struct soft_translator {
     struct site *sites;
     struct soft_pace *paces;
     uint32_t link_count, site_count, pace_count;
-    size_t before[3]; /* what links, sites and paces had in memory at the last clearing */
+    size_t held[SOFT_TRANSLATOR_PARTS]; /* see soft_translator_parts() */
     uint64_t flushes;
     bool wide;     /* the guest has AVX-512 registers */
     bool in_use_1; /* XGETBV tells which parts of the state are in use */

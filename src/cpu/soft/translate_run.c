@@ -61,6 +61,10 @@ static void cache_unmap(struct soft_translator *t)
 
 void soft_translator_join(struct soft_translator *t)
 {
+    size_t kept = t->used > t->held[0] ? t->used : t->held[0];
+
+    if (t->joined > kept) /* the rest was given back */
+        t->joined = kept & ~(LARGE_PAGE - 1);
     while (t->joined + LARGE_PAGE <= t->used) {
         if (madvise(t->write + t->joined, LARGE_PAGE, MADV_COLLAPSE) == 0)
             (void)madvise(t->execute + t->joined, LARGE_PAGE, MADV_COLLAPSE);
@@ -137,13 +141,26 @@ void soft_translator_free(struct soft_vcpu *c)
     c->translator = NULL;
 }
 
-size_t soft_translator_used(const struct soft_vcpu *c)
+unsigned soft_translator_parts(const struct soft_vcpu *c,
+                               struct soft_part parts[SOFT_TRANSLATOR_PARTS])
 {
-    const struct soft_translator *t = c->translator;
+    struct soft_translator *t = c->translator;
+    size_t own, cold;
 
-    return t ? t->used + t->cold_used - t->cold_from + t->link_count * sizeof *t->links +
-                   t->site_count * sizeof *t->sites + t->pace_count * sizeof *t->paces
-             : 0;
+    if (!t)
+        return 0;
+    /* Code in the making is not counted yet. */
+    own = t->used + TR_CODE_ROOM;
+    cold = t->cold_used - t->cold_from + TR_CODE_ROOM;
+    parts[0] = (struct soft_part){t->write, own, &t->held[0]};
+    parts[1] = (struct soft_part){t->write + t->cold_from, cold, &t->held[1]};
+    parts[2] =
+        (struct soft_part){(uint8_t *)t->links, t->link_count * sizeof *t->links, &t->held[2]};
+    parts[3] =
+        (struct soft_part){(uint8_t *)t->sites, t->site_count * sizeof *t->sites, &t->held[3]};
+    parts[4] =
+        (struct soft_part){(uint8_t *)t->paces, t->pace_count * sizeof *t->paces, &t->held[4]};
+    return SOFT_TRANSLATOR_PARTS;
 }
 
 /* -- links -- */
@@ -320,9 +337,6 @@ void soft_translator_clear(struct soft_vcpu *c)
     t->used = t->fixed_bytes;
     t->cold_used = t->cold_from;
     t->flushes++;
-    soft_cache_release((uint8_t *)t->links, t->link_count * sizeof *t->links, &t->before[0]);
-    soft_cache_release((uint8_t *)t->sites, t->site_count * sizeof *t->sites, &t->before[1]);
-    soft_cache_release((uint8_t *)t->paces, t->pace_count * sizeof *t->paces, &t->before[2]);
     t->link_count = 0;
     t->site_count = 0;
     t->pace_count = 0;
