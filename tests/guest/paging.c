@@ -307,6 +307,79 @@ static void test_crossing(void)
     }
 }
 
+CODE64(
+    p_stack,
+    "mov (%rsp), %rax\n add $1, %rcx\n pop %rbx" LABEL(p_stack_first) "push %rdx\n xor %ebp, "
+                                                                      "%ebp" LABEL(p_stack_second) "push %rdi" LABEL(
+                                                                          p_stack_call) "call 1f\n "
+                                                                                        "1:" STOP);
+LABEL_OF(p_stack_first);
+LABEL_OF(p_stack_second);
+LABEL_OF(p_stack_call);
+
+static struct context stack_run(u64 rsp)
+{
+    struct context c = context_user(p_stack);
+    c.rsp = rsp;
+    c.rbp = 1;
+    c.rdx = 2;
+    c.rdi = 3;
+    memory_set(frames[0], 0x10, 4096);
+    memory_set(frames[1], 0x20, 4096);
+    invlpg(VA(0));
+    invlpg(VA(1));
+    world_long(&c);
+    return c;
+}
+
+/* Loads and stores of one function near RSP: each faults at its own time. */
+static void test_stack(void)
+{
+    const u64 filled = 0x2020202020202020;
+    volatile u64 *page = (u64 *)frames[1];
+    part("pops, pushes and a call");
+    tables_reset();
+    for (unsigned i = 0; i < 20; i++) {
+        test_pt[0] = FRAME(0) | P | W | U;
+        test_pt[1] = FRAME(1) | P | W | U;
+        struct context c = stack_run(VA(1) + 0x20);
+        CHECK("all on one page", c.vector, STOP_VECTOR);
+        CHECK("popped", c.rbx, filled);
+        CHECK("RSP", c.rsp, VA(1) + 0x10);
+        CHECK("pushed first", page[4], 2);
+        CHECK("pushed second", page[3], 3);
+        CHECK("return address", page[2], USER(p_stack_call) + 5);
+        c = stack_run(VA(1));
+        CHECK("on two pages", c.vector, STOP_VECTOR);
+        CHECK("RSP", c.rsp, VA(1) - 0x10);
+        CHECK("pushed first", page[0], 2);
+        CHECK("pushed second", *(volatile u64 *)(frames[0] + 4088), 3);
+        test_pt[1] = FRAME(1) | P | U;
+        c = stack_run(VA(1) + 0x20);
+        CHECK_TRAP("read only", &c, PF, ERROR_P | ERROR_W | ERROR_U, USER(p_stack_first));
+        CHECK("CR2", c.cr2, VA(1) + 0x20);
+        CHECK("not dirty", test_pt[1] & (A | D), A);
+        CHECK("loaded", c.rax, filled);
+        CHECK("popped", c.rbx, filled);
+        CHECK("RSP", c.rsp, VA(1) + 0x28);
+        CHECK("counted once", c.rcx, 1);
+        CHECK("behind it", c.rbp, 1);
+        test_pt[0] = 0;
+        test_pt[1] = FRAME(1) | P | W | U;
+        c = stack_run(VA(1));
+        CHECK_TRAP("second push absent", &c, PF, ERROR_W | ERROR_U, USER(p_stack_second));
+        CHECK("CR2", c.cr2, VA(1) - 8);
+        CHECK("first pushed", page[0], 2);
+        CHECK("RSP", c.rsp, VA(1));
+        CHECK("between them", c.rbp, 0);
+        c = stack_run(VA(1) + 8);
+        CHECK_TRAP("call's push absent", &c, PF, ERROR_W | ERROR_U, USER(p_stack_call));
+        CHECK("CR2", c.cr2, VA(1) - 8);
+        CHECK("second pushed", page[0], 3);
+        CHECK("RSP", c.rsp, VA(1));
+    }
+}
+
 /* -- protection keys: SDM vol. 3, 4.6.2 -- */
 
 static void pkru_set(u32 value)
@@ -1037,6 +1110,7 @@ void guest_main(void)
     test_over_the_end();
     test_sizes();
     test_crossing();
+    test_stack();
     test_keys();
     test_invalidation();
     test_pcid();

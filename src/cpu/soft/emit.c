@@ -317,9 +317,10 @@ void emit_mov_reg_entry(struct emit *e, enum host_register reg, enum host_regist
     put_entry(e, OPCODE(.opcode = 0x8b, .wide = true, .disp = disp), reg, at);
 }
 
-void emit_cmp_reg_entry(struct emit *e, enum host_register reg, enum host_register at, int32_t disp)
+void emit_alu_reg_entry(struct emit *e, enum emit_alu op, enum host_register reg,
+                        enum host_register at, int32_t disp)
 {
-    put_entry(e, OPCODE(.opcode = alu_opcode(EMIT_CMP), .wide = true, .disp = disp), reg, at);
+    put_entry(e, OPCODE(.opcode = alu_opcode(op), .wide = true, .disp = disp), reg, at);
 }
 
 void emit_jmp_entry(struct emit *e, enum host_register at, int32_t disp)

@@ -129,8 +129,8 @@ void emit_movsxd_reg_state(struct emit *e, enum host_register reg, int32_t disp)
 /* Tables in the state: [gs:at + disp]. `at` is neither RSP nor R12. */
 void emit_mov_reg_entry(struct emit *e, enum host_register reg, enum host_register at,
                         int32_t disp);
-void emit_cmp_reg_entry(struct emit *e, enum host_register reg, enum host_register at,
-                        int32_t disp);
+void emit_alu_reg_entry(struct emit *e, enum emit_alu op, enum host_register reg,
+                        enum host_register at, int32_t disp);
 void emit_jmp_entry(struct emit *e, enum host_register at, int32_t disp);
 void emit_call_entry(struct emit *e, enum host_register at, int32_t disp);
 

@@ -676,7 +676,7 @@ static void test_state(struct test *t)
     READS_AS(t, emit_sub_state_imm8(e, 0x10, 48), "sub qword ptr gs:[0x10], 0x30");
     READS_AS(t, emit_mov_reg_entry(e, HOST_RAX, HOST_R11, 0x10),
              "mov rax, qword ptr gs:[r11+0x10]");
-    READS_AS(t, emit_cmp_reg_entry(e, HOST_R10, HOST_R11, 0x1000),
+    READS_AS(t, emit_alu_reg_entry(e, EMIT_CMP, HOST_R10, HOST_R11, 0x1000),
              "cmp r10, qword ptr gs:[r11+0x1000]");
     READS_AS(t, emit_jmp_entry(e, HOST_R11, 0x10), "jmp qword ptr gs:[r11+0x10]");
     READS_AS(t, emit_call_entry(e, HOST_RCX, 0x10), "call qword ptr gs:[rcx+0x10]");

@@ -21,10 +21,11 @@
 #include "cpu/soft/soft.h"
 
 /* By base register; then RIP-relative, FS and absolute, GS operands, each by page, modulo a power
- * of two. */
+ * of two. The stack pointer has two of its own. */
 #define SOFT_SLOT_RIP      16
 #define SOFT_SLOT_ABSOLUTE 48
 #define SOFT_SLOT_GS       56
+#define SOFT_SLOT_STACK    64
 
 /* From a tag to its page, in bytes. */
 #define SOFT_SLOT_PAGE ((int32_t)offsetof(struct soft_tlb_entry, page))
@@ -35,6 +36,8 @@ static inline void soft_slots_clear_of(struct soft_vcpu *c, unsigned user)
     uint64_t words = sizeof c->slots[user] / 8;
 
     __asm__ volatile("rep stosq" : "+D"(to), "+c"(words) : "a"(c->slot_empty) : "memory");
+    for (unsigned i = 0; i < 4; i++)
+        c->stack[i / 2].entry[user][i % 2].tag = c->slot_empty;
 }
 
 /* No store fits: it lies before it, or is the last byte of all, which is too far behind. */

@@ -84,6 +84,14 @@ struct soft_slots {
     struct soft_tlb_entry entry[2][SOFT_SLOTS];
 };
 
+/* The stack pointer's slots, of even and of odd pages: functions have their stack on one page or
+ * on two that follow each other. A page apart, so that the bit of the address tells which. */
+#define SOFT_STACK_APART 4096
+struct soft_stack_slots {
+    struct soft_tlb_entry entry[2][2]; /* of the kernel's code, of the user's; by read and write */
+    uint8_t unused[SOFT_STACK_APART - 4 * sizeof(struct soft_tlb_entry)];
+};
+
 #define SOFT_SHARED 8 /* checks that several accesses of a block share */
 
 /* Vector and x87 state as the host's own unit takes it. */
@@ -245,7 +253,8 @@ struct soft_vcpu {
     struct soft_translator *translator;
     struct soft_tlb *tlb_now;                /* tlb[privilege] */
     _Alignas(16) struct soft_slots slots[2]; /* of the kernel's code, of the user's */
-    uint64_t slot_empty;                     /* the tag of an empty one */
+    struct soft_stack_slots stack[2];
+    uint64_t slot_empty;             /* the tag of an empty one */
     uint64_t saved_slot, slot_limit; /* of the access that looks for its page: the slot, the last */
     uint64_t slot_filled, slot_fills; /* the slot filled last; how many since SOFT_KERNEL began */
     uint32_t slot_what;               /* offset in it, and what soft_leaf_fill() is told */

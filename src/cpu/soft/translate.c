@@ -363,6 +363,9 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         tr_check_cold(tr, cold);
         tr_share_cold(tr, cold);
         break;
+    case COLD_EARLY:
+        tr_share_cold(tr, cold);
+        break;
     case COLD_FUEL:
         cold_fuel(tr, cold);
         break;
@@ -441,10 +444,8 @@ static void body_emit(struct translation *tr, unsigned need)
         run = tr_stack_run(tr, i);
         for (unsigned k = 1; k < run; k++)
             tr->op_at[i + k] = tr->e.at;
-        if (run > 0) {
-            tr->shared_held = 0;
+        if (run > 0)
             continue;
-        }
         tr_op(tr, i);
         run = 1;
     }

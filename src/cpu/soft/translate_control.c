@@ -314,13 +314,16 @@ static bool call_is_thunk(const struct translation *tr, unsigned i, int32_t targ
 static void return_push(struct translation *tr, unsigned i)
 {
     const struct check check = {.op = i, .size = 8, .access = SOFT_WRITE, .stack = true};
+    int32_t at = 0;
 
     tr_flags_clobber(tr);
-    emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
-    tr_check(tr, &check);
+    if (!tr_share_use(tr, &check, &at)) {
+        emit_lea(&tr->e, HOST_R10, HOST_R9, HOST_NONE, 0, -8);
+        tr_check(tr, &check);
+    }
     emit_mov_reg_state(&tr->e, HOST_R11, STATE(code_page));
     emit_lea(&tr->e, HOST_R11, HOST_R11, HOST_NONE, 0, tr_page_offset(tr, tr->block->ops[i].next));
-    emit_store(&tr->e, HOST_R11, HOST_R10, 0, 8);
+    emit_store(&tr->e, HOST_R11, HOST_R10, at, 8);
     emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, -8);
 }
 
@@ -425,10 +428,14 @@ static bool ret_emit(struct translation *tr, unsigned i)
     const struct x86_insn *insn = &tr->block->ops[i].insn;
     const struct check check = {.op = i, .size = 8, .access = SOFT_READ};
 
+    int32_t at = 0;
+
     tr_flags_clobber(tr);
-    emit_mov_reg_reg(&tr->e, HOST_R10, HOST_R9);
-    tr_check(tr, &check);
-    emit_load(&tr->e, HOST_R10, HOST_R10, 0, 8);
+    if (!tr_share_use(tr, &check, &at)) {
+        emit_mov_reg_reg(&tr->e, HOST_R10, HOST_R9);
+        tr_check(tr, &check);
+    }
+    emit_load(&tr->e, HOST_R10, HOST_R10, at, 8);
     emit_lea(&tr->e, HOST_R9, HOST_R9, HOST_NONE, 0, 8 + (int32_t)insn->immediate);
     tr_return(tr, i);
     return true;
@@ -447,7 +454,7 @@ static uint8_t *lookup_emit(struct translation *tr, bool call)
     emit_alu_reg_state(e, EMIT_ADD, HOST_R10, salt);
     emit_movzx16(e, HOST_R11, HOST_R10);
     emit_shift_imm32(e, EMIT_SHL, HOST_R11, 5);
-    emit_cmp_reg_entry(e, HOST_R10, HOST_R11, LOOKUP(key));
+    emit_alu_reg_entry(e, EMIT_CMP, HOST_R10, HOST_R11, LOOKUP(key));
     missed = emit_jcc_rel32(e, EMIT_IF_NE);
     emit_mov_reg_entry(e, HOST_R10, HOST_R11, LOOKUP(page));
     emit_mov_state_reg(e, STATE(code_page), HOST_R10);
@@ -524,6 +531,7 @@ static bool call_ind_emit(struct translation *tr, unsigned i)
     if (!target_load(tr, i))
         return false;
     emit_mov_state_reg(e, STATE(branch_target), HOST_R10);
+    tr->shared_held = 0;
     return_push(tr, i);
     emit_mov_reg_state(e, HOST_R10, STATE(branch_target));
     if (call_has_frame(tr, i)) {

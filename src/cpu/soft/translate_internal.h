@@ -145,6 +145,7 @@ enum cold_kind {
     COLD_LEAF,   /* a leaf, where what is inline does not do */
     COLD_RUN,    /* the same for a run of pushes or pops: else one by one */
     COLD_SHARED, /* the same for accesses that share a check: else to the block's other code */
+    COLD_EARLY,  /* the same at once: the first of them does not store, but another does */
     COLD_FUEL,   /* see fuel_emit() */
     COLD_UNIT,   /* the state of a unit is not loaded */
     COLD_STRIP,  /* the block's jump to itself: see translate_strip.c */
@@ -172,13 +173,14 @@ struct cold {
     uint8_t *back;          /* where to go on: after the twin, or after a call */
     uint8_t *missed;        /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */
     uint8_t *hit;           /* COLD_SLOT: where to go on with the host address in R10 */
-    int32_t slot;           /* COLD_SLOT, COLD_HASH, COLD_RUN: of its tag */
+    int32_t slot;           /* COLD_SLOT, COLD_HASH, COLD_RUN: of its tag (`stack`: of the first) */
     struct soft_pace *pace; /* COLD_SLOT: see translate_memory.c; NULL: none */
     soft_leaf *leaf;        /* COLD_LEAF */
     uint8_t access;         /* COLD_SLOT to COLD_SHARED */
     uint16_t size;
     uint8_t align;        /* COLD_SLOT, COLD_HASH, COLD_SHARED */
     bool hashed;          /* by the TLB, not a slot */
+    bool stack;           /* by one of the stack pointer's slots, which R11 tells */
     uint8_t shared_ready; /* of struct translation */
     unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
@@ -189,6 +191,7 @@ struct shared {
     uint8_t base, index, scale, segment;
     uint8_t access; /* enum soft_access */
     uint8_t align;  /* of the lowest byte, for all; 0: each sees to its own */
+    bool early;     /* the first does not store, but others do */
     bool spilled;   /* the host address must wait in soft_vcpu.shared */
     unsigned members, first, last;
     int64_t low, high; /* displacements as the first has them, `high` excluded */
@@ -430,7 +433,12 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
 /* Whether the host executes `insn` as it stands, operands and features aside. */
 bool tr_runs_as_it_stands(const struct x86_insn *insn);
 bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
-/* Several pushes or pops from operation i on; gives how many operations that were. */
+/* The word on the stack that an operation stores or loads, if it has no other operand in memory but
+ * a branch's target. */
+bool tr_stack_access(const struct x86_insn *insn, struct check *check);
+bool tr_branches_by_stack(const struct x86_insn *insn); /* calls and returns */
+/* Several pushes or pops from operation i on, or one whose check is shared; gives how many
+ * operations that were. */
 unsigned tr_stack_run(struct translation *tr, unsigned i); /* translate_stack.c */
 void tr_stack_cold(struct translation *tr, const struct cold *cold);
 /* One operation, natively or by its twin. (translate.c) */

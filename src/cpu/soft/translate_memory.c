@@ -72,8 +72,8 @@ static unsigned slot_of(const struct translation *tr, const struct check *check)
     uint64_t page = (uint64_t)insn->displacement >> 12;
     uint64_t code = tr->c->rip >> 12; /* the page may be mapped elsewhere, too: a guess */
 
-    if (!insn->memory || check->stack)
-        return X86_RSP;
+    if (!insn->memory || check->stack || insn->base == X86_RSP)
+        return SOFT_SLOT_STACK;
     if (insn->base < 16)
         return insn->base;
     if (insn->base == X86_REG_RIP)
@@ -90,7 +90,7 @@ static unsigned slot_of(const struct translation *tr, const struct check *check)
  * page. Elsewhere each access has another object at hand, and the TLB is asked at once. */
 static bool is_slot_likely(const struct translation *tr, unsigned slot)
 {
-    return tr->loop || slot == X86_RSP || slot >= SOFT_SLOT_RIP;
+    return tr->loop || slot >= SOFT_SLOT_RIP;
 }
 
 #define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
@@ -145,21 +145,53 @@ static struct soft_pace *pace_new(struct translation *tr, unsigned slot, uint8_t
     struct soft_translator *t = tr->t;
     struct soft_pace *pace;
 
-    if (slot == X86_RSP || slot >= SOFT_SLOT_RIP)
+    if (slot >= SOFT_SLOT_RIP)
         return NULL;
     pace = &t->paces[t->pace_count++];
     *pace = (struct soft_pace){.place = place, .left = SOFT_PACE_MISSES};
     return pace;
 }
 
+/* The displacement of a slot's tag from GS. */
+static int32_t slot_tag(const struct translation *tr, unsigned access, unsigned slot)
+{
+    unsigned user = tr->block->mode & SOFT_MODE_USER ? 1 : 0;
+
+    if (slot == SOFT_SLOT_STACK)
+        return STATE(stack[0].entry[0][0]) +
+               (int32_t)(sizeof(struct soft_tlb_entry) * (user * 2 + access));
+    return STATE(slots[0]) +
+           (int32_t)(user * sizeof(struct soft_slots) +
+                     sizeof(struct soft_tlb_entry) * (access * SOFT_SLOTS + slot));
+}
+
+/* R10 ^= the slot's tag, and later += its page. R11 chooses between the stack pointer's two. */
+static void slot_xor(struct translation *tr, unsigned slot, int32_t tag)
+{
+    struct emit *e = &tr->e;
+
+    if (slot != SOFT_SLOT_STACK) {
+        emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
+        return;
+    }
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, SOFT_STACK_APART);
+    emit_alu_reg_entry(e, EMIT_XOR, HOST_R10, HOST_R11, tag);
+}
+
+static void slot_add(struct translation *tr, unsigned slot, int32_t tag)
+{
+    if (slot != SOFT_SLOT_STACK)
+        emit_alu_reg_state(&tr->e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
+    else
+        emit_alu_reg_entry(&tr->e, EMIT_ADD, HOST_R10, HOST_R11, tag + SOFT_SLOT_PAGE);
+}
+
 void tr_check(struct translation *tr, const struct check *check)
 {
     struct emit *e = &tr->e;
-    unsigned user = tr->block->mode & SOFT_MODE_USER ? 1 : 0;
     unsigned slot = slot_of(tr, check);
-    int32_t tag = STATE(slots[0]) +
-                  (int32_t)(user * sizeof(struct soft_slots) +
-                            sizeof(struct soft_tlb_entry) * (check->access * SOFT_SLOTS + slot));
+    int32_t tag = slot_tag(tr, check->access, slot);
     uint8_t *place;
     struct cold *cold;
 
@@ -169,10 +201,11 @@ void tr_check(struct translation *tr, const struct check *check)
     }
     place = e->at;
     if (is_slot_likely(tr, slot)) {
-        emit_alu_reg_state(e, EMIT_XOR, HOST_R10, tag);
+        slot_xor(tr, slot, tag);
         cold = miss_add(tr, compare_emit(tr, check->size, check->align), check);
-        emit_alu_reg_state(e, EMIT_ADD, HOST_R10, tag + SOFT_SLOT_PAGE);
+        slot_add(tr, slot, tag);
         cold->kind = COLD_SLOT;
+        cold->stack = slot == SOFT_SLOT_STACK;
         cold->pace = pace_new(tr, slot, place);
     } else {
         cold = miss_add(tr, hash_emit(tr, check->access, check->size, check->align), check);
@@ -216,7 +249,10 @@ static void slot_look(struct translation *tr, const struct cold *cold)
     }
     emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
     emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
-    emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
+    if (cold->stack)
+        emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, cold->slot);
+    else
+        emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
     if (misaligned)
@@ -294,15 +330,35 @@ static void apart_emit(struct translation *tr, const struct cold *cold)
     emit_alu_reg_state(e, EMIT_XOR, HOST_R10, cold->slot);
 }
 
+/* What lies across two pages of the stack goes one by one: gives the place of that jump. */
+static uint8_t *across_look(struct translation *tr, const struct cold *cold)
+{
+    struct emit *e = &tr->e;
+
+    uint8_t *place;
+
+    emit_mov_state_reg(e, STATE(saved_slot), HOST_R11);
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (int32_t)GUEST_PAGE_SIZE - 1);
+    emit_alu_reg_imm32(e, EMIT_CMP, HOST_R11, (int32_t)(GUEST_PAGE_SIZE - cold->size));
+    place = emit_jcc_rel32(e, EMIT_IF_A);
+    emit_mov_reg_state(e, HOST_R11, STATE(saved_slot));
+    return place;
+}
+
 void tr_check_cold(struct translation *tr, const struct cold *cold)
 {
-    if (cold->kind == COLD_SLOT && cold->access == SOFT_WRITE && tr->loop)
+    bool several = cold->stack && (cold->kind == COLD_RUN || cold->kind == COLD_SHARED);
+    uint8_t *across = several ? across_look(tr, cold) : NULL;
+
+    if (cold->kind == COLD_SLOT && cold->access == SOFT_WRITE && tr->loop && !cold->stack)
         apart_emit(tr, cold);
     if (cold->hashed)
         hash_missed(tr, cold);
     else if (cold->pace)
         pace_emit(tr, cold);
     slot_look(tr, cold);
+    emit_patch_rel32(across, tr->e.at);
 }
 
 /* -- loops -- */

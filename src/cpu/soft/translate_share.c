@@ -26,11 +26,30 @@
 static bool access_find(const struct translation *tr, const struct x86_insn *insn,
                         struct check *check)
 {
+    if (tr_stack_access(insn, check))
+        return true;
     if (!insn->memory || insn->address_size != 8 || !tr_fits32(insn->displacement))
         return false;
     if (insn->op == X86_OP_VECTOR)
         return tr_vector_access(tr, insn, check);
     return tr_runs_as_it_stands(insn) && tr_integer_access(insn, check);
+}
+
+/* The operation, with the word that a push or pop, call or return has on the stack as operand. */
+static struct soft_op operand_of(const struct translation *tr, unsigned i)
+{
+    struct soft_op op = tr->block->ops[i];
+    struct check check = {.op = i};
+
+    if (!tr_stack_access(&op.insn, &check))
+        return op;
+    op.insn.base = X86_RSP;
+    op.insn.index = X86_REG_NONE;
+    op.insn.scale = 0;
+    op.insn.segment = X86_SS;
+    op.insn.address_size = 8;
+    op.insn.displacement = check.access == SOFT_WRITE ? -8 : 0;
+    return op;
 }
 
 /* Whether translated code may go on behind it without C having run, and with segments and the way
@@ -110,30 +129,40 @@ static bool span_fits(const struct shared *shared, int64_t low, int64_t high)
            tr_fits32(low) && tr_fits32(high);
 }
 
-static int64_t displacement_of(const struct translation *tr, unsigned i)
+static int64_t displacement_of(const struct translation *tr, const struct soft_op *op)
 {
-    const struct soft_op *op = &tr->block->ops[i];
-
     return op->insn.displacement +
            (op->insn.base == X86_REG_RIP ? tr_page_offset(tr, op->next) : 0);
+}
+
+/* A store to the stack behind loads from there: the page may be stored to, most often, and where it
+ * may not the check fails. */
+static bool access_fits(const struct shared *shared, const struct check *check)
+{
+    return check->access <= shared->access || shared->base == X86_RSP;
 }
 
 static bool access_join(struct plan *plan, unsigned n, unsigned i, const struct check *check)
 {
     struct translation *tr = plan->tr;
     struct shared *shared = &tr->shared[n];
-    int64_t at = displacement_of(tr, i) + plan->moved[n];
+    const struct soft_op op = operand_of(tr, i);
+    int64_t at = displacement_of(tr, &op) + plan->moved[n];
     int64_t end = at + check->size;
     int64_t low = at < shared->low ? at : shared->low;
     int64_t high = end > shared->high ? end : shared->high;
 
-    if (!(plan->open >> n & 1) || !same_address(shared, &tr->block->ops[i].insn) ||
-        check->access > shared->access || !span_fits(shared, low, high))
+    if (!(plan->open >> n & 1) || !same_address(shared, &op.insn) || !access_fits(shared, check) ||
+        !span_fits(shared, low, high))
         return false;
     shared->low = low;
     shared->high = high;
     if (check->align > shared->align)
         shared->align = (uint8_t)check->align;
+    if (check->access > shared->access) {
+        shared->access = (uint8_t)check->access;
+        shared->early = true;
+    }
     shared->last = i;
     shared->members++;
     tr->shared_of[i] = (uint8_t)(n + 1);
@@ -144,9 +173,10 @@ static bool access_join(struct plan *plan, unsigned n, unsigned i, const struct 
 static void access_begin(struct plan *plan, unsigned i, const struct check *check)
 {
     struct translation *tr = plan->tr;
-    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    const struct soft_op op = operand_of(tr, i);
+    const struct x86_insn *insn = &op.insn;
     struct shared *shared = &tr->shared[tr->shared_count];
-    int64_t at = displacement_of(tr, i);
+    int64_t at = displacement_of(tr, &op);
 
     if (tr->shared_count == SOFT_SHARED)
         return;
@@ -285,7 +315,7 @@ static void spills_plan(struct translation *tr)
         if (is_shared(tr, i)) {
             struct shared *shared = &tr->shared[tr->shared_of[i] - 1];
 
-            if (i != shared->first && held != tr->shared_of[i])
+            if (i != shared->first && (held != tr->shared_of[i] || insn->op == X86_OP_CALL_IND))
                 shared->spilled = true;
             held = tr->shared_of[i];
         } else if (held != 0 && !keeps_address(tr, i)) {
@@ -305,6 +335,8 @@ void tr_share_plan(struct translation *tr)
         const struct x86_insn *insn = &tr->block->ops[i].insn;
 
         if (is_wall(tr, insn)) {
+            if (tr_branches_by_stack(insn))
+                access_plan(&plan, i);
             plan.open = 0;
             continue;
         }
@@ -348,14 +380,15 @@ static void shared_check(struct translation *tr, unsigned i, unsigned n)
     const struct check check = {.op = i,
                                 .size = (unsigned)(shared->high - shared->low),
                                 .align = shared->align,
+                                .stack = shared->base == X86_RSP,
                                 .access = (enum soft_access)shared->access};
-    struct soft_op lowest = tr->block->ops[i];
+    struct soft_op lowest = operand_of(tr, i);
 
     lowest.insn.displacement += shared->low - tr->shared_at[i];
     tr_flags_clobber(tr);
     (void)tr_address(tr, &lowest);
     tr_check(tr, &check);
-    tr->cold[tr->cold_count - 1].kind = COLD_SHARED;
+    tr->cold[tr->cold_count - 1].kind = shared->early ? COLD_EARLY : COLD_SHARED;
     if (shared->spilled)
         emit_mov_state_reg(&tr->e, STATE(shared[0]) + 8 * (int32_t)n, HOST_R10);
     tr->shared_ready |= (uint8_t)(1u << n);

@@ -33,6 +33,22 @@ static bool is_move(const struct x86_insn *insn)
            !tr_is_displaced(insn->rm);
 }
 
+bool tr_branches_by_stack(const struct x86_insn *insn)
+{
+    return insn->op == X86_OP_CALL || insn->op == X86_OP_CALL_IND || insn->op == X86_OP_RET;
+}
+
+bool tr_stack_access(const struct x86_insn *insn, struct check *check)
+{
+    bool push = insn->op == X86_OP_PUSH || insn->op == X86_OP_CALL || insn->op == X86_OP_CALL_IND;
+
+    if (!tr_branches_by_stack(insn) && !is_plain(insn, push))
+        return false;
+    check->size = 8;
+    check->access = push ? SOFT_WRITE : SOFT_READ;
+    return true;
+}
+
 static struct run run_find(const struct translation *tr, unsigned i)
 {
     struct run run = {.first = i, .end = i, .push = tr->block->ops[i].insn.op == X86_OP_PUSH};
@@ -41,7 +57,7 @@ static struct run run_find(const struct translation *tr, unsigned i)
         const struct x86_insn *insn = &tr->block->ops[i].insn;
         bool last = !run.push && insn->op == X86_OP_RET;
 
-        if (is_plain(insn, run.push) || last) {
+        if ((is_plain(insn, run.push) || last) && tr->shared_of[i] == tr->shared_of[run.first]) {
             run.words++;
             run.end = i + 1;
         } else if (!is_move(insn)) {
@@ -74,10 +90,10 @@ static void pop_word(struct translation *tr, const struct x86_insn *insn, int32_
     }
 }
 
-/* R10 is the host's address of the run's lowest word. */
-static void run_emit(struct translation *tr, const struct run *run)
+/* R10 + at is the host's address of the run's first word. */
+static void run_emit(struct translation *tr, const struct run *run, int32_t at)
 {
-    int32_t bytes = 8 * (int32_t)run->words, at = run->push ? bytes - 8 : 0;
+    int32_t bytes = 8 * (int32_t)run->words;
 
     for (unsigned i = run->first; i < run->end; i++) {
         const struct x86_insn *insn = &tr->block->ops[i].insn;
@@ -108,10 +124,16 @@ unsigned tr_stack_run(struct translation *tr, unsigned i)
     struct check check = {.op = i};
     struct run run;
     unsigned cold;
+    int32_t at;
 
-    if (!is_plain(insn, true) && !is_plain(insn, false))
+    if (tr->alone || (!is_plain(insn, true) && !is_plain(insn, false)))
         return 0;
     run = run_find(tr, i);
+    if (tr_share_use(tr, &check, &at)) {
+        run_emit(tr, &run, at);
+        return run.end - run.first;
+    }
+    tr->shared_held = 0;
     if (run.words < 2)
         return 0;
     check.size = 8 * run.words;
@@ -124,7 +146,7 @@ unsigned tr_stack_run(struct translation *tr, unsigned i)
     tr->cold[cold].end = run.end;
     tr->cold[cold].memory = tr->flags_memory;
     tr->cold[cold].recorded = tr->flags_recorded;
-    run_emit(tr, &run);
+    run_emit(tr, &run, run.push ? (int32_t)check.size - 8 : 0);
     tr->cold[cold].back = tr->e.at;
     return run.end - run.first;
 }
