@@ -205,10 +205,13 @@ static bool repeat_ends(const struct soft_vcpu *c, const struct x86_insn *insn)
     return insn->prefixes & X86_PREFIX_REP ? !zero : zero;
 }
 
+/* Whatever ends an instruction in its middle shows in its flags; the vCPU's own wish to empty its
+ * caches can wait. */
 static bool should_return(const struct soft_vcpu *c, unsigned iterations)
 {
-    return c->stepping || iterations >= ITERATIONS_MAX ||
-           atomic_load_explicit(&c->request, memory_order_relaxed) != 0;
+    uint32_t request = atomic_load_explicit(&c->request, memory_order_relaxed);
+
+    return c->stepping || iterations >= ITERATIONS_MAX || (request & ~SOFT_REQUEST_CLEAR) != 0;
 }
 
 static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct string_op *string)

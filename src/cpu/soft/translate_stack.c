@@ -130,6 +130,8 @@ unsigned tr_stack_run(struct translation *tr, unsigned i)
         return 0;
     run = run_find(tr, i);
     if (tr_share_use(tr, &check, &at)) {
+        if (tr->block->ops[run.end - 1].insn.op == X86_OP_RET)
+            tr_flags_clobber(tr);
         run_emit(tr, &run, at);
         return run.end - run.first;
     }
