@@ -312,6 +312,71 @@ static void test_masked(void)
     drain();
 }
 
+/* -- loops that go on by calls and returns alone, where no jump goes backward -- */
+
+CODE64(e_calls, "call 1f\n 1: pop %rax\n inc %rcx\n call 1b");
+CODE64(e_deep, "mov %rsp, %rbx\n 1: mov %rbx, %rsp\n call 2f\n hlt\n 2: inc %rcx\n call 1b\n hlt");
+CODE64(e_indirect, "lea 1f(%rip), %rdx\n call *%rdx\n 1: pop %rax\n inc %rcx\n call *%rdx\n hlt");
+CODE64(e_pages, "call 1f\n 1: pop %rax\n call 2f\n .fill 4096, 1, 0xf4\n"
+                "2: pop %rax\n inc %rcx\n call 1b\n hlt");
+CODE64(e_pushed, "lea 1f(%rip), %rdx\n 1: inc %rcx\n push %rdx\n ret");
+CODE64(e_changed, "lea 1f(%rip), %rdx\n 1: call 2f\n hlt\n 2: inc %rcx\n mov %rdx, (%rsp)\n ret");
+/* Each call has its return; 2^60 of them. */
+CODE64(e_tree, "mov $60, %edx\n call 1f\n hlt\n"
+               "1: inc %rcx\n dec %edx\n jz 2f\n call 1b\n call 1b\n 2: inc %edx\n ret");
+
+/* The timer ends each of them, again and again. */
+static void test_endless(void)
+{
+    static const struct {
+        const char *what;
+        const u8 *code;
+    } pieces[] = {{"calls", e_calls},       {"calls without returns", e_deep},
+                  {"indirect", e_indirect}, {"of two pages", e_pages},
+                  {"returns", e_pushed},    {"returns that are jumps", e_changed},
+                  {"tree", e_tree}};
+
+    part("loops of calls");
+    apic_write(APIC_TIMER_DIVIDE, 0xb);
+    apic_write(APIC_LVT_TIMER, IPI);
+    for (size_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
+        struct context c = context_kernel(pieces[i].code);
+        u64 top = c.rsp;
+        c.rflags |= FLAG_IF;
+        for (u32 round = 1; round <= 50; round++) {
+            apic_write(APIC_TIMER_INITIAL, 2000 * round);
+            world_long(&c);
+            CHECK_VECTOR(pieces[i].what, &c, IPI, NO_ERROR);
+            CHECK("the stack does not grow", top - c.rsp <= 1024, true);
+            apic_eoi();
+        }
+        CHECK("went on in between", c.rcx > 1, true);
+    }
+    apic_write(APIC_LVT_TIMER, 1u << 16);
+}
+
+CODE64(e_masked, "mov $300, %ecx\n call 1f\n 1: pop %rax\n dec %ecx\n jz 2f\n call 1b\n 2:" STOP);
+CODE64(e_unmasked, "mov $300, %ecx\n call e_unmasked_at" LABEL(
+                       e_unmasked_at) "pop %rax\n dec %ecx\n cmp $100, %ecx\n jne 3f\n sti\n 3: "
+                                      "call e_unmasked_at");
+LABEL_OF(e_unmasked_at);
+
+/* An interrupt waits, masked, while calls go on: they do, until it is let in. */
+static void test_calls_masked(void)
+{
+    part("calls under a masked interrupt");
+    for (u64 i = 0; i < 50; i++) {
+        struct context c = pending_run(e_masked, 0);
+        CHECK_STOP("to the end", &c);
+        CHECK("all calls", c.rcx, 0);
+        c = pending_run(e_unmasked, 0);
+        CHECK_TRAP("STI, then a call", &c, IPI, NO_ERROR, ADDRESS(e_unmasked_at));
+        CHECK("where it is let in", c.rcx, 100);
+        apic_eoi();
+        drain();
+    }
+}
+
 void guest_main(void)
 {
     apic_enable();
@@ -322,4 +387,6 @@ void guest_main(void)
     test_gates();
     test_halt();
     test_masked();
+    test_endless();
+    test_calls_masked();
 }
