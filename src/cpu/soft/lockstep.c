@@ -9,8 +9,9 @@
  * code counts at the entry of each block, and a run that ends in a block's middle ends interpreted.
  * Interrupts are injected only between runs, into both. Devices may change memory only between runs
  * (struct mem_gate); what they changed is copied to the follower before the next. A transfer by
- * readv(2) goes past the gate, but the guest does not look at such a buffer before its completion
- * is announced, which waits.
+ * readv(2) goes past the gate, but its request is taken between two runs, so that what the guest
+ * stored in the buffer before was compared, and the guest does not look there before the end is
+ * announced, which waits, too.
  *
  * What may differ: accessed bits of page tables (their caching is the engine's affair), and memory
  * under transfer. All of memory is compared now and then, apart from what was stored in a run.

@@ -337,7 +337,10 @@ int virtq_pop(struct virtq *queue, struct virtq_chain *chain)
     if (queue->broken)
         return -EPROTO;
     chain_begin(chain);
+    /* Nothing of a buffer changes before its request is seen: see lockstep.c. */
+    mem_change_begin(queue->mem);
     rc = queue->packed ? packed_pop(queue, chain) : split_pop(queue, chain);
+    mem_change_end(queue->mem);
     if (rc != 1)
         return rc;
     /* A driver that reuses slots before it got them back must not pile up work in our hands. */
