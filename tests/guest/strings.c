@@ -324,6 +324,39 @@ static void test_faults(void)
     CHECK("RCX", c.rcx, 1000 - 96);
 }
 
+CODE32(compat_cmpsb, "repe cmpsb" STOP);
+CODE32(compat_scasb, "repne scasb" STOP);
+
+/* A fault of a late iteration finds the flags from before the first (SDM vol. 2, REP), whatever an
+ * engine looked at in between. */
+static void test_faults_late(void)
+{
+    static const struct {
+        const char *what;
+        const u8 *code;
+        u64 rax;
+    } cases[] = {{"CMPSB, 64-bit code", repe_cmpsb, 0},
+                 {"SCASB, 64-bit code", repne_scasb, 0x78},
+                 {"CMPSB, 32-bit code", compat_cmpsb, 0},
+                 {"SCASB, 32-bit code", compat_scasb, 0x78}};
+
+    part("faults after many iterations");
+    map_big(3, 9);
+    memory_set(big, 0x77, sizeof(big));
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct context c = i < 2 ? context_user(cases[i].code) : context_compat(cases[i].code);
+        c.rsi = c.rdi = TEST_REGION + 4;
+        c.rcx = 100000;
+        c.rax = cases[i].rax;
+        c.rflags |= FLAG_CF | FLAG_OF | FLAG_SF;
+        world_long(&c);
+        CHECK_TRAP(cases[i].what, &c, PF, 4, USER(cases[i].code));
+        CHECK("RCX", c.rcx, 100000 - 3 * 4096 + 4);
+        tcg_wrong("it has the last comparison's flags");
+        CHECK("flags", c.rflags & ARITHMETIC, FLAG_CF | FLAG_OF | FLAG_SF);
+    }
+}
+
 static void test_crossing(void)
 {
     part("across pages");
@@ -526,6 +559,7 @@ void guest_main(void)
 {
     test_all();
     test_faults();
+    test_faults_late();
     test_crossing();
     test_segments();
     test_ports();

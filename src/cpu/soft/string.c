@@ -219,8 +219,8 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
     const struct x86_insn *insn = &op->insn;
     uint64_t count = soft_count_get(c, insn);
 
-    /* A fault in the middle of a comparison restores the flags (SDM vol. 2, REP): they are set
-     * only when it leaves otherwise. */
+    /* A fault in the middle of a comparison restores the flags from before the first (SDM vol. 2,
+     * REP), wherever this stopped in between: they are set only at the end. */
     c->string_arith = c->arith;
     for (unsigned i = 0; count > 0; i++) {
         if (finished_by_leaf(c, op, string)) {
@@ -238,7 +238,8 @@ static void repeat(struct soft_vcpu *c, const struct soft_op *op, const struct s
             c->rf_kept = true; /* the instruction is not complete */
             c->partial = true;
             c->fuel++;
-            c->arith = c->string_arith;
+            if (c->stepping) /* the trap's handler sees those of this iteration */
+                c->arith = c->string_arith;
             return;
         }
     }
