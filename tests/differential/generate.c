@@ -294,8 +294,7 @@ static void end_return(struct program *p, unsigned chunk)
     g->count++;
 }
 
-/* JMP or CALL through a register. Now and then JMP to no address: CALL would have pushed by then,
- * which the manual's pseudocode does not say. */
+/* JMP or CALL through a register, now and then to no address. */
 static void end_register(struct program *p, unsigned chunk)
 {
     struct generator *g = p->g;
@@ -303,7 +302,7 @@ static void end_register(struct program *p, unsigned chunk)
     bool call = one_in(g, 2);
 
     (void)chunk;
-    if (!call && one_in(g, 20)) {
+    if (one_in(g, 20)) {
         put_pointer(g, reg, generator_random(g) >> 1 | UINT64_C(1) << 62);
     } else {
         put(g, 0x40 | (reg > 7), 1); /* MOV r32, imm32 */

@@ -19,6 +19,8 @@ CODE64(e_gp_read, "mov (%rax), %rcx" STOP);
 CODE64(e_ss_read, "mov %rax, %rbp\n mov (%rbp), %rcx" STOP);
 CODE64(e_ss_push, "mov %rax, %rsp\n push %rcx" STOP);
 CODE64(e_jmp, "jmp *%rax" STOP);
+CODE64(e_call, "call *%rax" STOP);
+CODE64(e_call_memory, "call *(%rbx)" STOP);
 CODE64(e_ret, "push %rax\n" LABEL(e_ret_at) "ret" STOP);
 LABEL_OF(e_ret_at);
 CODE64(e_fld, "fninit" STOP);
@@ -114,6 +116,28 @@ static void test_simple(void)
     }
 }
 
+/* CALL to a non-canonical address: the manual has no push before the fault, but processors do it,
+ * and leave RSP. So a stack that faults comes first. */
+static void check_call(const char *what, const u8 *code)
+{
+    static const u64 target = NONCANONICAL;
+    volatile u64 *pushed = low_pointer(ADDRESS(test_stack_top) - 8);
+    struct context c = context_kernel(code);
+    c.rax = target;
+    c.rbx = ADDRESS(&target);
+    struct context stackless = c;
+    *pushed = 0x55;
+    world_long(&c);
+    tcg_wrong_begin("TCG takes the branch, then faults");
+    CHECK_TRAP(what, &c, GP, 0, ADDRESS(code));
+    CHECK("its RSP", c.rsp, ADDRESS(test_stack_top));
+    CHECK("its return address", *pushed, ADDRESS(code) + 2);
+    tcg_wrong_end();
+    stackless.rsp = NONCANONICAL;
+    world_long(&stackless);
+    CHECK_TRAP("... with no stack", &stackless, SS, 0, ADDRESS(code));
+}
+
 /* Branches to non-canonical addresses fault on the branch (SDM vol. 2, JMP and RET). */
 static void test_branches(void)
 {
@@ -123,6 +147,8 @@ static void test_branches(void)
     world_long(&c);
     tcg_wrong("TCG takes the branch, then faults");
     CHECK_TRAP("JMP to a non-canonical address", &c, GP, 0, ADDRESS(e_jmp));
+    check_call("CALL to a non-canonical address", e_call);
+    check_call("CALL to one in memory", e_call_memory);
     c = context_kernel(e_ret);
     c.rax = NONCANONICAL;
     world_long(&c);

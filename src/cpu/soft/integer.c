@@ -133,20 +133,31 @@ static void jmp_ind(struct soft_vcpu *c, const struct soft_op *op)
     c->rip = branch_target(c, op, rm_sized(c, op));
 }
 
+/* In 64-bit mode the host's CPU stores the return address before it looks at the target, unlike the
+ * manual's pseudocode (SDM vol. 2, CALL): a stack that faults comes first, and a target that does
+ * leaves RSP. Elsewhere it was not tried. */
+static void call_to(struct soft_vcpu *c, const struct soft_op *op, uint64_t target)
+{
+    uint64_t rsp = c->gpr[X86_RSP];
+
+    if (c->code_size != X86_CODE_64)
+        target = branch_target(c, op, target);
+    soft_push(c, soft_rip_next(c), op->insn.operand_size);
+    if (c->code_size == X86_CODE_64 && !soft_is_canonical(target)) {
+        c->gpr[X86_RSP] = rsp;
+        soft_raise_code(c, X86_GP, 0);
+    }
+    c->rip = target;
+}
+
 static void call(struct soft_vcpu *c, const struct soft_op *op)
 {
-    uint64_t target = relative_target(c, op);
-
-    soft_push(c, soft_rip_next(c), op->insn.operand_size);
-    c->rip = target;
+    call_to(c, op, c->block_rip + op->next + op->insn.immediate);
 }
 
 static void call_ind(struct soft_vcpu *c, const struct soft_op *op)
 {
-    uint64_t target = branch_target(c, op, rm_sized(c, op));
-
-    soft_push(c, soft_rip_next(c), op->insn.operand_size);
-    c->rip = target;
+    call_to(c, op, rm_sized(c, op));
 }
 
 /* What lies at SS:RSP + offset, without popping it. */

@@ -427,8 +427,9 @@ static void site_count(struct soft_vcpu *c, const struct site *site)
     }
 }
 
-/* A branch led to no address: its twin raises #GP, with RSP as it was before. Where code ran on
- * over the end of the address space there is nothing to undo: the fetch at c->rip faults. */
+/* A branch led to no address: its twin raises #GP, with RSP as it was before (CALL's pushes the
+ * same once more). Where code ran on over the end of the address space there is nothing to undo:
+ * the fetch at c->rip faults. */
 static void branch_undo(struct soft_vcpu *c)
 {
     const struct site *site = &c->translator->sites[c->exit_site];
