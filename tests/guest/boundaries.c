@@ -83,6 +83,66 @@ static void sweep(u32 rounds)
     CHECK("wrong results", wrong, 0);
 }
 
+/*
+ * Flags that the code behind a jump overwrites at once, so that only an interrupt shows them: in
+ * code that is new each time, where translated code comes to C for its jumps' targets. A piece is
+ *     xor %ecx, %ecx; lea step(%rdx), %edx; cmp %edx, %eax; mov (%rbx), %rcx; jmp the next one
+ */
+#define PIECE_BYTES  32u
+#define PIECES       512u
+#define FRESH_ROUNDS 60u
+#define FLAGS_ARITH  (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
+static u8 pieces[PIECES * PIECE_BYTES + STOP_LEN] __attribute__((aligned(4096)));
+
+static void pieces_make(u32 step)
+{
+    static const u8 piece[] = {
+        0x31, 0xc9, 0x8d, 0x92, 0, 0, 0, 0, 0x39, 0xd0, 0x48, 0x8b, 0x0b, 0xeb, PIECE_BYTES - 15};
+    for (u32 i = 0; i < PIECES; i++) {
+        u8 *at = pieces + (size_t)i * PIECE_BYTES;
+        memory_copy(at, piece, sizeof(piece));
+        *(volatile u32 *)(at + 4) = step + i;
+    }
+    pieces[PIECES * PIECE_BYTES] = 0xcd;
+    pieces[PIECES * PIECE_BYTES + 1] = 0x81;
+}
+
+static u64 compare_flags(u64 a, u64 b)
+{
+    u64 flags;
+    __asm__("cmp %k2, %k1\n pushfq\n pop %0" : "=r"(flags) : "r"(a), "r"(b) : "cc");
+    return flags & FLAGS_ARITH;
+}
+
+static void test_fresh(void)
+{
+    part("flags where nothing but an interrupt shows them");
+    u32 met = 0, wrong = 0;
+    u64 word = 0;
+    for (u32 round = 1; round <= FRESH_ROUNDS; round++) {
+        pieces_make(round * 0x9e3779b1u);
+        struct context c = context_kernel(pieces);
+        c.rax = round * 0x1234567u;
+        c.rbx = ADDRESS(&word);
+        c.rflags |= FLAG_IF;
+        for (;;) {
+            apic_write(APIC_TIMER_INITIAL, 200 + 77 * round);
+            world_long(&c);
+            if (c.vector != TIMER_VECTOR)
+                break;
+            apic_eoi();
+            if (c.rip == ADDRESS(pieces) || (c.rip - ADDRESS(pieces)) % PIECE_BYTES != 0)
+                continue;
+            met++;
+            wrong += (c.rflags & FLAGS_ARITH) != compare_flags(c.rax, c.rdx);
+        }
+        CHECK_STOP("to the end", &c);
+    }
+    apic_write(APIC_TIMER_INITIAL, 0);
+    CHECK("there were interrupts at jumps", met > 0, true);
+    CHECK("wrong flags", wrong, 0);
+}
+
 void guest_main(void)
 {
     apic_enable();
@@ -94,4 +154,5 @@ void guest_main(void)
         sweep(rounds);
     CHECK("there were interrupts", interrupts > 100, true);
     CHECK("at several places", at_several_places(), true);
+    test_fresh();
 }

@@ -314,6 +314,10 @@ static void requests_serve(struct soft_vcpu *c)
     /* Where fuel is counted, events come between whole instructions, and after its end. */
     if (c->counted && (c->partial || c->fuel <= 0))
         return;
+    if (c->flags_dead) { /* they are made by the block that comes, and requests stay */
+        c->flags_dead = false;
+        return;
+    }
     if (request & SOFT_REQUEST_KICK) {
         atomic_fetch_and(&c->request, ~SOFT_REQUEST_KICK);
         c->exit->kind = CPU_EXIT_KICKED;

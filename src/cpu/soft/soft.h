@@ -161,6 +161,9 @@ struct soft_vcpu {
     /* Arithmetic flags as LAHF and SETO give them: AH = SF:ZF:0:AF:0:PF:1:CF, AL = OF. */
     uint16_t arith;
     uint32_t rflags; /* all others (bit 1 included, arithmetic bits 0) */
+    /* `arith` is not known, but the code at rip overwrites all of it before anything could show it:
+     * nobody may look, and no event be taken, until the block there has run. */
+    bool flags_dead;
 
     uint64_t decoded_round;         /* which blocks have their operations: soft_block_ops() */
     const struct soft_op *op;       /* running */

@@ -142,12 +142,15 @@ static struct guard cross_emit(struct translation *tr, int32_t target, bool flag
     return guard;
 }
 
-/* Where the flags are best for a target that needs them so. */
+/* Where the flags are best for a target that needs them so. Where it needs none, C may all the same
+ * take an event while the link is not made: if they are known they pass. */
 static bool flags_pass_in_memory(const struct translation *tr, unsigned need)
 {
     bool elsewhere = tr->flags_memory || tr->flags_recipe != 0;
 
-    return need && (!tr->flags_host || (!(need & TR_FLAGS_HOST) && elsewhere));
+    if (need == TR_FLAGS_DEAD)
+        return !tr->flags_host && tr->flags_memory;
+    return !tr->flags_host || (!(need & TR_FLAGS_HOST) && elsewhere);
 }
 
 /* A comparison that ends its block because a page ends: the jump on its flags comes next. */
@@ -182,6 +185,7 @@ void tr_exit_direct(struct translation *tr, int32_t target, unsigned op)
 
         cold->link = link_new(tr, cold->place, target);
         cold->link->flags_in_memory = in_memory;
+        cold->link->flags_dead = need == TR_FLAGS_DEAD && !tr->flags_host && !in_memory;
     } else {
         struct guard guard = cross_emit(tr, target, flags_matter || anywhere);
         struct cold *cold = guard_link(tr, &guard, emit_jmp_rel32(&tr->e), target);

@@ -35,6 +35,7 @@ struct soft_link {
     bool alone;      /* to soft_block.code_alone */
     bool flags_in_memory;
     bool flags_anywhere; /* and in the host's, too */
+    bool flags_dead; /* they are nowhere, and the target overwrites them: soft_vcpu.flags_dead */
 };
 
 enum site_reason {

@@ -19,7 +19,11 @@
 #define LINK_PATIENCE 128
 #define ENTRY_BYTES   5 /* JMP rel32 */
 #define AWAY_BYTES    128
-#define LARGE_PAGE    ((size_t)2 << 20)
+/* In soft_vcpu.exit_site, of no branch that was looked up: a dropped block was entered, maybe by a
+ * link that knows no flags; neither. */
+#define SITE_AWAY  UINT32_MAX
+#define SITE_NONE  (UINT32_MAX - 1)
+#define LARGE_PAGE ((size_t)2 << 20)
 #ifndef MADV_COLLAPSE /* Linux 6.1; headers may be older */
 #define MADV_COLLAPSE 25
 #endif
@@ -269,7 +273,7 @@ static bool away_emit(struct soft_vcpu *c, struct soft_block *block)
         block->away[flags] = e.at;
         emit_mov_reg_state(&e, HOST_R10, STATE(code_page));
         emit_lea(&e, HOST_R10, HOST_R10, HOST_NONE, 0, offset);
-        emit_mov_state_imm32(&e, STATE(exit_site), UINT32_MAX); /* no branch was looked up */
+        emit_mov_state_imm32(&e, STATE(exit_site), SITE_AWAY);
         emit_patch_rel32(emit_jmp_rel32(&e), to_write(t, t->fixed.exit[EXIT_RIP][flags]));
     }
     t->cold_used = (size_t)(e.at - t->write);
@@ -538,8 +542,10 @@ const uint8_t *soft_exit_link(struct soft_vcpu *c)
      * if it came back: an interrupt or NMI that waits, masked, must not keep it from going on. */
     block = next_block_minding(c, link->alone ? ~(SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI)
                                               : UINT_MAX);
-    if (!block || (link->alone && !soft_translate_alone(c, block)))
+    if (!block || (link->alone && !soft_translate_alone(c, block))) {
+        c->flags_dead = link->flags_dead;
         return NULL;
+    }
     /* The page may have been exchanged since the jump's block was entered, and a second page may be
      * at any time: such a block has guarded links alone. */
     if (t->flushes == flushes && link->from->valid && same_page(link->from, block) &&
@@ -555,8 +561,11 @@ const uint8_t *soft_exit_rip(struct soft_vcpu *c)
 {
     struct soft_translator *t = c->translator;
     uint64_t flushes = t->flushes;
+    bool away = c->exit_site == SITE_AWAY;
     struct soft_block *block;
 
+    if (away) /* polls leave it as it was */
+        c->exit_site = SITE_NONE;
     exit_begin(c);
     soft_count(atomic_load_explicit(&c->request, memory_order_relaxed) != 0
                    ? &c->counters.exit_poll
@@ -567,8 +576,10 @@ const uint8_t *soft_exit_rip(struct soft_vcpu *c)
         return NULL;
     }
     block = next_block(c);
-    if (!block)
+    if (!block) {
+        c->flags_dead = away && !c->counted; /* there all are kept */
         return NULL;
+    }
     if (t->flushes == flushes)
         target_link(c, block);
     else
