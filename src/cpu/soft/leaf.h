@@ -22,8 +22,10 @@ enum soft_fill {
     SOFT_FILL_DIRECT /* this once at the host address in c->exit_value: see soft_code_is_apart() */
 };
 
-/* For an access of `size` bytes. Called by the fixed code, `what` is access | size << 8.
- * (paging.c) */
+/* For an access of `size` bytes. Called by the fixed code, `what` is access | size << 8, and
+ * SOFT_FILL_EARLY where the access itself comes later, so that the page tables must not be walked
+ * for it. (paging.c) */
+#define SOFT_FILL_EARLY 0x80u
 enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
 /* After SOFT_FILL_DIRECT: how many of the `most` bytes from there on may be stored to so. */
 unsigned soft_leaf_apart(const struct soft_vcpu *c, uint64_t linear, unsigned most);

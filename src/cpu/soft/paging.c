@@ -472,7 +472,7 @@ enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t wha
 {
     unsigned size = what >> 8;
     struct soft_walk_request request = {.linear = linear,
-                                        .access = (enum soft_access)(what & 0xff),
+                                        .access = (enum soft_access)(what & 0x7f),
                                         .privilege = soft_privilege_now(c),
                                         .leaf = true};
     struct soft_page page = {0};
@@ -480,7 +480,7 @@ enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t wha
     enum soft_activity before = soft_activity_get(&c->counters);
 
     if ((linear & 0xfff) + size > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
-        !soft_is_canonical(linear))
+        !soft_is_canonical(linear) || (what & SOFT_FILL_EARLY))
         return SOFT_FILL_TWIN;
     if (request.access == SOFT_WRITE && code_write_find(c, linear, size))
         return SOFT_FILL_DIRECT;

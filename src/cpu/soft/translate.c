@@ -51,6 +51,7 @@ struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind 
     *cold = (struct cold){.place = place,
                           .kind = kind,
                           .recipe = tr->flags_memory ? 0 : tr->flags_recipe,
+                          .x87 = tr->x87,
                           .shared_ready = tr->shared_ready};
     return cold;
 }
@@ -123,6 +124,7 @@ static void exit_op(struct translation *tr, unsigned op, bool flags_in_memory, b
 /* An operation that always runs interpreted. */
 static void interpret(struct translation *tr, unsigned op)
 {
+    tr_x87_settle(tr, &tr->x87);
     if (!tr->flags_memory)
         tr_flags_cook(tr, tr->flags_recipe);
     exit_op(tr, op, tr->flags_memory || tr->flags_recipe != 0,
@@ -288,11 +290,12 @@ void tr_op(struct translation *tr, unsigned i)
 }
 
 /* The twin of an operation, and back. Flags are in memory. */
-static void cold_twin(struct translation *tr, const struct cold *cold)
+static void cold_twin(struct translation *tr, struct cold *cold)
 {
     bool leave =
         soft_op_twin_ends_block(&tr->block->ops[cold->op].insn) || tr_share_is_live(tr, cold);
 
+    tr_x87_settle(tr, &cold->x87);
     tr_flags_cook(tr, cold->recipe);
     exit_op(tr, cold->op, true, leave);
     tr->t->sites[tr->t->site_count - 1].reason = cold->kind == COLD_OP ? SITE_DECLINED : SITE_TLB;
@@ -336,7 +339,7 @@ static void cold_fuel(struct translation *tr, const struct cold *cold)
     tr_jump_to(tr, tr->t->fixed.exit[EXIT_RIP][cold->flags_in_memory]);
 }
 
-static void cold_emit(struct translation *tr, const struct cold *cold)
+static void cold_emit(struct translation *tr, struct cold *cold)
 {
     emit_patch_rel32(cold->place, tr->e.at);
     switch (cold->kind) {
@@ -361,9 +364,6 @@ static void cold_emit(struct translation *tr, const struct cold *cold)
         break;
     case COLD_SHARED:
         tr_check_cold(tr, cold);
-        tr_share_cold(tr, cold);
-        break;
-    case COLD_EARLY:
         tr_share_cold(tr, cold);
         break;
     case COLD_FUEL:
@@ -440,6 +440,7 @@ static void body_emit(struct translation *tr, unsigned need)
     tr->loop = tr_is_loop(tr);
     tr_share_plan(tr);
     for (unsigned i = 0, run; i < block->count; i += run) {
+        tr_x87_before(tr, i);
         tr->op_at[i] = tr->e.at;
         run = tr_stack_run(tr, i);
         for (unsigned k = 1; k < run; k++)
@@ -449,6 +450,7 @@ static void body_emit(struct translation *tr, unsigned need)
         tr_op(tr, i);
         run = 1;
     }
+    tr_x87_settle(tr, &tr->x87); /* before a jump it was done already */
     if (!soft_op_ends_block(&last->insn))
         tr_exit_direct(tr, tr_page_offset(tr, last->next), block->count - 1);
     tr->body_end = tr->e.at;

@@ -146,7 +146,6 @@ enum cold_kind {
     COLD_LEAF,   /* a leaf, where what is inline does not do */
     COLD_RUN,    /* the same for a run of pushes or pops: else one by one */
     COLD_SHARED, /* the same for accesses that share a check: else to the block's other code */
-    COLD_EARLY,  /* the same at once: the first of them does not store, but another does */
     COLD_FUEL,   /* see fuel_emit() */
     COLD_UNIT,   /* the state of a unit is not loaded */
     COLD_STRIP,  /* the block's jump to itself: see translate_strip.c */
@@ -157,6 +156,11 @@ enum cold_kind {
     COLD_RETURN,  /* the return stack's frame is another return's */
     COLD_GUARD,   /* a link to another page does not hold */
     COLD_INDIRECT /* the lookup of an indirect branch's target missed */
+};
+
+/* The operations, + 1, whose addresses are FIP and FDP but are not yet put down; 0: none. */
+struct tr_x87_pending {
+    uint8_t op, data;
 };
 
 /* Something out of line, emitted behind the block. */
@@ -182,7 +186,9 @@ struct cold {
     uint8_t align;        /* COLD_SLOT, COLD_HASH, COLD_SHARED */
     bool hashed;          /* by the TLB, not a slot */
     bool stack;           /* by one of the stack pointer's slots, which R11 tells */
+    bool early;           /* SOFT_FILL_EARLY */
     uint8_t shared_ready; /* of struct translation */
+    struct tr_x87_pending x87;
     unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
 };
@@ -214,6 +220,7 @@ struct strip_group {
     uint8_t base, index, scale;
     uint8_t host; /* the register that has the distance in a strip, or HOST_NONE */
     bool read, written;
+    bool walks; /* in a strip, `host` has the host address of its lowest byte instead */
     int32_t low, high; /* displacements as an iteration's beginning has them, `high` excluded */
     int32_t step;      /* by an iteration */
     unsigned uses;
@@ -224,10 +231,12 @@ struct strip {
     struct strip_group group[SOFT_STRIP_GROUPS];
     unsigned groups;
     bool displaced, indexed; /* names guest R9 to R11; has operands with base and index */
+    bool walks;              /* has operands that do */
     unsigned counter;        /* the register that tells the end */
     int32_t counter_step;
     int64_t by[16]; /* what registers have moved by at the last comparison */
     uint8_t group_of[SOFT_BLOCK_OPS_MAX];
+    int32_t at[SOFT_BLOCK_OPS_MAX]; /* the displacement, as an iteration's beginning has it */
 };
 #define STRIP_DISTANCE(group) (STATE(strip_distance[0]) + 8 * (int32_t)(group))
 
@@ -244,6 +253,7 @@ struct translation {
     bool flags_recorded;   /* those in memory may be: see translate_flags.c */
     unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
     uint8_t units;         /* UNIT_*: the guest's state is in the host's */
+    struct tr_x87_pending x87;
     bool loop;             /* the block seems to be a part of one */
     bool alone;            /* nothing is shared */
     uint8_t shared_count;
@@ -384,7 +394,7 @@ void tr_share_after(struct translation *tr, unsigned i);
 bool tr_share_use(struct translation *tr, const struct check *check, int32_t *at);
 /* Whether code behind this operation relies on a check before it. */
 bool tr_share_is_live(const struct translation *tr, const struct cold *cold);
-void tr_share_cold(struct translation *tr, const struct cold *cold);
+void tr_share_cold(struct translation *tr, struct cold *cold);
 /* What an operation does with its memory operand; false: something else than read or write it. */
 bool tr_integer_access(const struct x86_insn *insn, struct check *check);
 bool tr_vector_access(const struct translation *tr, const struct x86_insn *insn,
@@ -424,9 +434,17 @@ bool tr_vector_describe(const struct translation *tr, unsigned i, struct x86_vec
                         struct check *check);
 bool tr_x87_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
                      struct check *check);
+/* Whether an x87 operation or FWAIT runs on the host, and what it does with a memory operand that
+ * needs no look at its value. */
+bool tr_x87_is_native(const struct translation *tr, const struct x86_insn *insn);
+bool tr_x87_access(const struct translation *tr, const struct x86_insn *insn, struct check *check);
 /* FIP = operation i; FDP = the address of op's operand, or false. Destroy R10, R11. */
 void tr_x87_pointer(struct translation *tr, unsigned i);
 bool tr_x87_data_pointer(struct translation *tr, const struct soft_op *op);
+/* Puts them down where they wait for that: no flag is touched. Before operation i: if they can't
+ * wait any longer. */
+void tr_x87_settle(struct translation *tr, struct tr_x87_pending *pending);
+void tr_x87_before(struct translation *tr, unsigned i);
 
 /* Natively, with its explicit registers renamed and its memory operand checked. */
 bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn *vector,

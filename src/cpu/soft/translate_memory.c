@@ -248,7 +248,9 @@ static void slot_look(struct translation *tr, const struct cold *cold)
         misaligned = emit_jcc_rel32(e, EMIT_IF_NE);
     }
     emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
-    emit_mov_state_imm32(e, STATE(slot_what), cold->access | (uint32_t)cold->size << 8);
+    emit_mov_state_imm32(e, STATE(slot_what),
+                         cold->access | (uint32_t)cold->size << 8 |
+                             (cold->early ? SOFT_FILL_EARLY : 0));
     if (cold->stack)
         emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, cold->slot);
     else

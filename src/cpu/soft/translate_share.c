@@ -4,6 +4,9 @@
  * address stays in R10 or waits in soft_vcpu.shared, and the others need but a displacement from
  * it. See translate.c and doc/soft.md.
  *
+ * Where the first reads and others write, all are checked for writing, but by what the TLB has
+ * only: a walk would fault, or set the dirty bit, before its time.
+ *
  * Precision: what is checked early lies on the page of the first access, which happens at once; so
  * no accessed or dirty bit is set too soon, and no later access can fault where the check succeeds.
  * Where it does not (the object lies across two pages, on a device, beside code), nothing has
@@ -32,6 +35,8 @@ static bool access_find(const struct translation *tr, const struct x86_insn *ins
         return false;
     if (insn->op == X86_OP_VECTOR)
         return tr_vector_access(tr, insn, check);
+    if (insn->op == X86_OP_X87)
+        return tr_x87_access(tr, insn, check);
     return tr_runs_as_it_stands(insn) && tr_integer_access(insn, check);
 }
 
@@ -69,6 +74,9 @@ static bool is_wall(const struct translation *tr, const struct x86_insn *insn)
         return false;
     case X86_OP_VECTOR:
         return !(tr->block->mode & SOFT_MODE_VECTORS);
+    case X86_OP_X87:
+    case X86_OP_FWAIT:
+        return !tr_x87_is_native(tr, insn);
     default:
         return !tr_runs_as_it_stands(insn);
     }
@@ -135,13 +143,6 @@ static int64_t displacement_of(const struct translation *tr, const struct soft_o
            (op->insn.base == X86_REG_RIP ? tr_page_offset(tr, op->next) : 0);
 }
 
-/* A store to the stack behind loads from there: the page may be stored to, most often, and where it
- * may not the check fails. */
-static bool access_fits(const struct shared *shared, const struct check *check)
-{
-    return check->access <= shared->access || shared->base == X86_RSP;
-}
-
 static bool access_join(struct plan *plan, unsigned n, unsigned i, const struct check *check)
 {
     struct translation *tr = plan->tr;
@@ -152,8 +153,7 @@ static bool access_join(struct plan *plan, unsigned n, unsigned i, const struct 
     int64_t low = at < shared->low ? at : shared->low;
     int64_t high = end > shared->high ? end : shared->high;
 
-    if (!(plan->open >> n & 1) || !same_address(shared, &op.insn) || !access_fits(shared, check) ||
-        !span_fits(shared, low, high))
+    if (!(plan->open >> n & 1) || !same_address(shared, &op.insn) || !span_fits(shared, low, high))
         return false;
     shared->low = low;
     shared->high = high;
@@ -264,6 +264,8 @@ static bool keeps_address(const struct translation *tr, unsigned i)
                insn->base != X86_REG_NONE && insn->operand_size >= 4;
     if (insn->memory)
         return false;
+    if (insn->op == X86_OP_X87 || insn->op == X86_OP_FWAIT)
+        return true;
     if (insn->op == X86_OP_VECTOR)
         return !tr_is_displaced(insn->reg) && !tr_is_displaced(insn->rm);
     if (!tr_runs_as_it_stands(insn))
@@ -304,14 +306,20 @@ static void aligns_plan(struct translation *tr)
 static void spills_plan(struct translation *tr)
 {
     unsigned held = 0;
-    bool loaded = false; /* vectors: loading them needs R10 */
+    unsigned loaded = 0; /* UNIT_*: loading them needs R10 */
 
     for (unsigned i = 0; i < tr->block->count; i++) {
         const struct x86_insn *insn = &tr->block->ops[i].insn;
 
-        if (insn->op == X86_OP_VECTOR && !loaded)
+        unsigned unit = insn->op == X86_OP_VECTOR ? UNIT_VECTOR
+                        : insn->op == X86_OP_X87  ? UNIT_X87
+                                                  : 0;
+
+        if (is_wall(tr, insn))
+            loaded = 0;
+        if (unit & ~loaded)
             held = 0;
-        loaded = insn->op == X86_OP_VECTOR || (loaded && !is_wall(tr, insn));
+        loaded |= unit;
         if (is_shared(tr, i)) {
             struct shared *shared = &tr->shared[tr->shared_of[i] - 1];
 
@@ -388,7 +396,8 @@ static void shared_check(struct translation *tr, unsigned i, unsigned n)
     tr_flags_clobber(tr);
     (void)tr_address(tr, &lowest);
     tr_check(tr, &check);
-    tr->cold[tr->cold_count - 1].kind = shared->early ? COLD_EARLY : COLD_SHARED;
+    tr->cold[tr->cold_count - 1].kind = COLD_SHARED;
+    tr->cold[tr->cold_count - 1].early = shared->early;
     if (shared->spilled)
         emit_mov_state_reg(&tr->e, STATE(shared[0]) + 8 * (int32_t)n, HOST_R10);
     tr->shared_ready |= (uint8_t)(1u << n);
@@ -430,12 +439,13 @@ bool tr_share_use(struct translation *tr, const struct check *check, int32_t *at
 }
 
 /* To the other code, as if the block had ended before the operation. */
-void tr_share_cold(struct translation *tr, const struct cold *cold)
+void tr_share_cold(struct translation *tr, struct cold *cold)
 {
     struct emit *e = &tr->e;
     struct soft_link *link = &tr->t->links[tr->t->link_count++];
     int32_t target = tr_page_offset(tr, tr->block->ops[cold->op].offset);
 
+    tr_x87_settle(tr, &cold->x87);
     tr_flags_cook(tr, cold->recipe);
     if (tr->c->counted) {
         emit_mov_reg_state(e, HOST_R11, STATE(fuel));

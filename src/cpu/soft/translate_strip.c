@@ -12,6 +12,9 @@
  * at that place. A strip takes the place of the block's jump to itself, behind its poll; where a
  * page is not in the TLB, or too few iterations are left, that jump leads to the block as usual.
  *
+ * Where an address moves so far in each iteration that a page lasts for a few only, a column of a
+ * matrix say, that operand walks: its page is looked up at the end of each iteration for the next.
+ *
  * Within a strip no event is taken, and no change of pages is noticed. It is as one long block for
  * whoever waits for a vCPU's next block boundary; ITERATIONS_MAX keeps it short.
  *
@@ -23,7 +26,8 @@
 #define ITERATIONS_MAX 511
 #define ITERATIONS_MIN 4
 #define ITERATIONS_FEW 6    /* are not worth a strip */
-#define STEP_MAX       1024 /* an iteration moves an address by this much at most */
+#define STEP_MAX       (1 << 20) /* an iteration moves an address by this much at most */
+#define STEP_WALKS     1025      /* from here on it walks */
 #define SPAN_MAX       1024 /* what one look-up covers */
 
 #define ARRAY(access)  ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
@@ -172,8 +176,27 @@ static bool access_add(struct translation *tr, const struct check *check,
     group->written |= check->access == SOFT_WRITE;
     group->read |= check->access == SOFT_READ;
     group->uses++;
-    tr->strip.indexed |= insn->base != X86_REG_NONE && insn->index != X86_REG_NONE;
     tr->strip.group_of[check->op] = (uint8_t)(group - tr->strip.group);
+    tr->strip.at[check->op] = (int32_t)at;
+    return true;
+}
+
+/* How far the group goes in an iteration, and what follows from that; false: too far. */
+static bool step_settle(struct strip *strip, struct strip_group *group, int64_t step)
+{
+    int64_t far = step < 0 ? -step : step;
+
+    if (far > STEP_MAX || (far >= STEP_WALKS && group->read && group->written))
+        return false;
+    group->step = (int32_t)step;
+    group->walks = far >= STEP_WALKS;
+    strip->walks |= group->walks;
+    strip->indexed |=
+        !group->walks && group->base != X86_REG_NONE && group->index != X86_REG_NONE;
+    for (unsigned k = 0; k < group->aligned_count; k++) {
+        if (step & (group->aligned[k].align - 1))
+            return false;
+    }
     return true;
 }
 
@@ -185,23 +208,17 @@ static bool groups_settle(struct strip *strip, const struct steps *all)
         struct strip_group *group = &strip->group[g];
         const struct x86_insn place = {
             .base = group->base, .index = group->index, .scale = group->scale};
-        int64_t step = moved(all, &place);
 
         if ((group->base < 16 && (all->lost >> group->base & 1)) ||
-            (group->index < 16 && (all->lost >> group->index & 1)) || step < -STEP_MAX ||
-            step > STEP_MAX)
+            (group->index < 16 && (all->lost >> group->index & 1)) ||
+            !step_settle(strip, group, moved(all, &place)))
             return false;
-        group->step = (int32_t)step;
-        for (unsigned k = 0; k < group->aligned_count; k++) {
-            if (step & (group->aligned[k].align - 1))
-                return false;
-        }
         if (group->base < 16 && all->by[group->base] != 0)
             strip->counter = group->base;
         else if (group->index < 16 && all->by[group->index] != 0)
             strip->counter = group->index;
     }
-    return strip->counter != X86_REG_NONE;
+    return strip->counter != X86_REG_NONE && !(strip->walks && strip->displaced);
 }
 
 /* The comparison before the last jump, which ordinary code does again: nothing but registers, and
@@ -218,6 +235,20 @@ static bool is_repeatable(const struct x86_insn *insn)
 
 #define DISPLACED (7u << 9)
 
+/* Where an operand walks it has R10; R11 is needed to look its page up. */
+static void hosts_choose_walking(struct strip *strip)
+{
+    struct strip_group *group = strip->group;
+
+    while (!group->walks)
+        group++;
+    group->host = HOST_R10;
+    for (unsigned g = 0; g < strip->groups && strip->groups == 2 && !strip->indexed; g++) {
+        if (!strip->group[g].walks)
+            strip->group[g].host = HOST_R11;
+    }
+}
+
 /* Where the distances between guest and host are: two in registers at best. */
 static void hosts_choose(struct strip *strip)
 {
@@ -225,6 +256,10 @@ static void hosts_choose(struct strip *strip)
 
     if (strip->displaced)
         return;
+    if (strip->walks) {
+        hosts_choose_walking(strip);
+        return;
+    }
     if (strip->groups <= 2 && !strip->indexed) {
         strip->group[0].host = HOST_R10;
         strip->group[1].host = HOST_R11;
@@ -334,13 +369,14 @@ static void room_emit(struct translation *tr, const struct strip_group *group)
     left_lower(tr);
 }
 
-/* The linear address of the group's lowest byte to R10. Destroys R11. */
-static bool group_address(struct translation *tr, const struct strip_group *group)
+/* The linear address of the group's lowest byte to R10, with its registers moved by `ahead` from
+ * where they are. Destroys R11. */
+static bool group_address(struct translation *tr, const struct strip_group *group, int64_t ahead)
 {
     struct soft_op op = {.insn = {.base = group->base == X86_REG_RIP ? X86_REG_NONE : group->base,
                                   .index = group->index,
                                   .scale = group->scale,
-                                  .displacement = group->low,
+                                  .displacement = group->low + ahead,
                                   .address_size = 8,
                                   .segment = X86_DS}};
 
@@ -365,6 +401,24 @@ static void alignment_check(struct translation *tr, const struct strip_group *gr
     }
 }
 
+/* R10 from the lowest byte's linear address to the host's. Destroys R11. */
+static uint8_t *walker_look(struct translation *tr, const struct strip_group *group)
+{
+    return tr_tlb_look(tr, group->read ? SOFT_READ : SOFT_WRITE,
+                       (unsigned)(group->high - group->low));
+}
+
+static bool walker_begin(struct translation *tr, const struct strip_group *group,
+                         struct failures *f)
+{
+    if (!group_address(tr, group, 0))
+        return false;
+    alignment_check(tr, group, f);
+    f->place[f->count++] = walker_look(tr, group);
+    emit_mov_state_reg(&tr->e, STRIP_DISTANCE(group - tr->strip.group), HOST_R10);
+    return true;
+}
+
 /* The TLB must have the page, for all that is done there and at one place on the host. The distance
  * goes to soft_vcpu.strip_distance. */
 static bool group_emit(struct translation *tr, const struct strip_group *group, struct failures *f)
@@ -373,7 +427,9 @@ static bool group_emit(struct translation *tr, const struct strip_group *group, 
     const int32_t other = ARRAY(SOFT_WRITE);
     struct emit *e = &tr->e;
 
-    if (!group_address(tr, group))
+    if (group->walks)
+        return walker_begin(tr, group, f);
+    if (!group_address(tr, group, 0))
         return false;
     alignment_check(tr, group, f);
     emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
@@ -500,6 +556,17 @@ static void place_displaced(struct translation *tr, const struct x86_insn *insn,
     rename->memory_scale = insn->scale;
 }
 
+/* The operand of one that walks: the host address of the group's lowest byte is at hand. */
+static void place_walking(struct translation *tr, unsigned i, struct emit_rename *rename)
+{
+    const struct strip_group *group = &tr->strip.group[tr->strip.group_of[i]];
+
+    if (group->host == HOST_NONE)
+        emit_mov_reg_state(&tr->e, HOST_R11, STRIP_DISTANCE(tr->strip.group_of[i]));
+    rename->memory_base = group->host == HOST_NONE ? HOST_R11 : group->host;
+    rename->memory_disp = tr->strip.at[i] - group->low;
+}
+
 /* Operation i's memory operand on the host. */
 static void place_emit(struct translation *tr, unsigned i, struct emit_rename *rename)
 {
@@ -507,6 +574,10 @@ static void place_emit(struct translation *tr, unsigned i, struct emit_rename *r
     const unsigned number = tr->strip.group_of[i];
     enum host_register distance = (enum host_register)tr->strip.group[number].host;
 
+    if (tr->strip.group[number].walks) {
+        place_walking(tr, i, rename);
+        return;
+    }
     rename->memory_disp = (int32_t)displacement_of(tr, i);
     if (distance == HOST_NONE) {
         distance = tr->strip.displaced ? HOST_R10 : HOST_R11;
@@ -594,6 +665,7 @@ static bool pointers_emit(struct translation *tr)
 {
     const unsigned end = tr->block->count - 1;
     struct steps steps = {0}, at = {0};
+    const struct vector_vm *unit = tr->c->vm->stubs;
     unsigned last = end, data = end;
     struct soft_op op;
 
@@ -602,7 +674,7 @@ static bool pointers_emit(struct translation *tr)
 
         if (insn->op == X86_OP_X87)
             last = i;
-        if (insn->op == X86_OP_X87 && insn->memory) {
+        if (insn->op == X86_OP_X87 && insn->memory && !unit->fdp_on_exception) {
             data = i;
             at = steps;
         }
@@ -622,6 +694,33 @@ static bool pointers_emit(struct translation *tr)
     return tr_x87_data_pointer(tr, &op);
 }
 
+/* At the comparison: what the next iteration accesses at the end of a walk's step. Where that is in
+ * no TLB entry, this is the strip's last iteration. */
+static bool walkers_step(struct translation *tr, struct failures *ends)
+{
+    struct steps now = {0};
+
+    memcpy(now.by, tr->strip.by, sizeof now.by);
+    for (unsigned n = tr->strip.groups; n > 0; n--) {
+        const struct strip_group *group = &tr->strip.group[n - 1];
+        const struct x86_insn place = {
+            .base = group->base, .index = group->index, .scale = group->scale};
+
+        if (!group->walks)
+            continue;
+        if (!group_address(tr, group, group->step - moved(&now, &place)))
+            return false;
+        ends->place[ends->count++] = walker_look(tr, group);
+        if (group->host == HOST_NONE)
+            emit_mov_state_reg(&tr->e, STRIP_DISTANCE(n - 1), HOST_R10);
+    }
+    for (unsigned n = 0; tr->strip.walks && n < tr->strip.groups; n++) {
+        if (tr->strip.group[n].host == HOST_R11)
+            emit_mov_reg_state(&tr->e, HOST_R11, STRIP_DISTANCE(n));
+    }
+    return true;
+}
+
 /* Whether this is the strip's last iteration. No flag is alive before the comparison. */
 static uint8_t *limit_check(struct translation *tr)
 {
@@ -636,7 +735,8 @@ static bool loop_emit(struct translation *tr)
     const unsigned end = tr->block->count - 1;
     const struct soft_op *ops = tr->block->ops;
     struct emit *e = &tr->e;
-    uint8_t *again, *over, *limit;
+    struct failures ends = {.count = 0};
+    uint8_t *again, *over;
 
     for (unsigned g = 0; g < tr->strip.groups; g++) {
         if (tr->strip.group[g].host != HOST_NONE)
@@ -650,13 +750,14 @@ static bool loop_emit(struct translation *tr)
         if (!op_emit(tr, i))
             return false;
     }
-    limit = limit_check(tr);
-    if (!op_emit(tr, end - 1))
+    ends.place[ends.count++] = limit_check(tr);
+    if (!walkers_step(tr, &ends) || !op_emit(tr, end - 1))
         return false;
     over = emit_jcc_rel32(e, (enum emit_condition)(ops[end].insn.opcode & 15));
     emit_patch_rel32(over, again);
     comparison_undo(tr, &ops[end - 1].insn);
-    emit_patch_rel32(limit, e->at);
+    for (unsigned i = 0; i < ends.count; i++)
+        emit_patch_rel32(ends.place[i], e->at);
     if (!pointers_emit(tr))
         return false;
     emit_patch_rel32(emit_jmp_rel32(e), tr->op_at[end - 1]);

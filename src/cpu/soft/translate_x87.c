@@ -2,9 +2,11 @@
  * The translator's x87 operations: on the host's own unit with the guest's state in it, in blocks
  * whose mode says that all exceptions are masked. See translate.c and doc/soft.md.
  *
- * The host's unit records addresses of the host. What the guest may see, FIP and FDP, is put down
- * as code runs (soft_vcpu.x87_fip and x87_fdp); FOP changes by unmasked exceptions only, and FDP
- * too where CPUID says so (SDM vol. 1, 8.1.8 and 8.1.9.1; leaf 7, EBX bit 6).
+ * The host's unit records addresses of the host. What the guest may see, FIP and FDP, follows from
+ * where the code is: it is put down (soft_vcpu.x87_fip and x87_fdp) on the way to C, at the block's
+ * end, and before an operation changes the registers of FDP's operand. FOP changes by unmasked
+ * exceptions only, and FDP too where CPUID says so (SDM vol. 1, 8.1.8 and 8.1.9.1; leaf 7, EBX bit
+ * 6).
  *
  * Threads: a vCPU's own. Input: guest code, decoded.
  */
@@ -32,24 +34,35 @@ static bool is_native(const struct translation *tr, const struct x86_insn *insn,
     return v->memory == X86_MEMORY_PLAIN && !is_fninit(insn);
 }
 
-/* Whether the operation behind this one puts its own address down before anything can leave. */
-static bool is_followed(const struct translation *tr, unsigned i)
+bool tr_x87_is_native(const struct translation *tr, const struct x86_insn *insn)
 {
-    const struct soft_op *next = &tr->block->ops[i + 1];
     struct x86_vector_insn v;
 
-    return i + 1 < tr->block->count && is_native(tr, &next->insn, &v) && !next->insn.memory &&
-           !(v.flags & X86_VECTOR_CONTROL);
+    return (tr->block->mode & SOFT_MODE_X87) &&
+           (insn->op == X86_OP_FWAIT || is_native(tr, insn, &v));
 }
 
-/* Behind the operation, which changes no general register: false, and it can't be translated. */
+static void access_set(const struct x86_vector_insn *v, struct check *check)
+{
+    check->size = v->memory_bytes;
+    check->access = v->memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
+}
+
+bool tr_x87_access(const struct translation *tr, const struct x86_insn *insn, struct check *check)
+{
+    struct x86_vector_insn v;
+
+    if (!(tr->block->mode & SOFT_MODE_X87) || !is_native(tr, insn, &v) || is_fldcw(insn) ||
+        v.memory_bytes == 0)
+        return false;
+    access_set(&v, check);
+    return true;
+}
+
 bool tr_x87_data_pointer(struct translation *tr, const struct soft_op *op)
 {
-    const struct vector_vm *unit = tr->c->vm->stubs;
     struct soft_op plain = *op;
 
-    if (!plain.insn.memory || unit->fdp_on_exception)
-        return true;
     plain.insn.segment = X86_DS; /* an offset, without the segment's base */
     if (!tr_address(tr, &plain))
         return false;
@@ -61,6 +74,53 @@ void tr_x87_pointer(struct translation *tr, unsigned i)
 {
     tr_rip(tr, tr_page_offset(tr, tr->block->ops[i].offset));
     emit_mov_state_reg(&tr->e, STATE(x87_fip), HOST_R10);
+}
+
+void tr_x87_settle(struct translation *tr, struct tr_x87_pending *pending)
+{
+    if (pending->op != 0)
+        tr_x87_pointer(tr, pending->op - 1u);
+    if (pending->data != 0) /* its address was formed already */
+        (void)tr_x87_data_pointer(tr, &tr->block->ops[pending->data - 1]);
+    *pending = (struct tr_x87_pending){0};
+}
+
+/* Whether an operation goes to C, if at all, by what lies out of line. */
+static bool is_inline(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_X87:
+    case X86_OP_FWAIT:
+    case X86_OP_VECTOR:
+    case X86_OP_NOP:
+    case X86_OP_LEA:
+        return true;
+    default:
+        return tr_runs_as_it_stands(insn);
+    }
+}
+
+void tr_x87_before(struct translation *tr, unsigned i)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn, *data;
+    uint16_t written;
+
+    if (tr->x87.op == 0)
+        return;
+    if (!is_inline(insn)) {
+        tr_x87_settle(tr, &tr->x87);
+        tr->shared_held = 0;
+        return;
+    }
+    if (tr->x87.data == 0)
+        return;
+    data = &tr->block->ops[tr->x87.data - 1].insn;
+    written = tr_registers_written(insn);
+    if ((data->base < 16 && (written >> data->base & 1)) ||
+        (data->index < 16 && (written >> data->index & 1))) {
+        tr_x87_settle(tr, &tr->x87);
+        tr->shared_held = 0;
+    }
 }
 
 /* By a copy that no other vCPU can change. One that unmasks exceptions is the twin's. */
@@ -88,14 +148,14 @@ bool tr_x87_describe(const struct translation *tr, unsigned i, struct x86_vector
     if (!(tr->block->mode & SOFT_MODE_X87) || !is_native(tr, &tr->block->ops[i].insn, v))
         return false;
     check->op = i;
-    check->size = v->memory_bytes;
-    check->access = v->memory_access & X86_OPERAND_WRITE ? SOFT_WRITE : SOFT_READ;
+    access_set(v, check);
     return true;
 }
 
 bool tr_x87(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
+    const struct vector_vm *unit = tr->c->vm->stubs;
     struct x86_vector_insn v;
     struct check check = {.op = i};
 
@@ -112,7 +172,8 @@ bool tr_x87(struct translation *tr, unsigned i)
         return false;
     if (v.flags & X86_VECTOR_CONTROL)
         return true;
-    if (!is_followed(tr, i))
-        tr_x87_pointer(tr, i);
-    return tr_x87_data_pointer(tr, &tr->block->ops[i]);
+    tr->x87.op = (uint8_t)(i + 1);
+    if (op->insn.memory && !unit->fdp_on_exception)
+        tr->x87.data = (uint8_t)(i + 1);
+    return true;
 }
