@@ -490,35 +490,92 @@ static void left_begin(struct translation *tr, struct failures *f)
     left_lower(tr);
 }
 
-/* Where the last comparison is of the counter with something constant, and tells that only a few
- * iterations are left: R10 = how far it is from there. False: it can't tell. */
-static bool distance_emit(struct translation *tr)
+/* Adds a constant to a register of at least `size` bytes. */
+static bool count_find(const struct x86_insn *insn, unsigned size, unsigned *reg, int64_t *by)
+{
+    struct x86_insn whole = *insn;
+
+    if (insn->operand_size < size || insn->operand_size < 4)
+        return false;
+    whole.operand_size = 8;
+    whole.immediate = (uint64_t)(int64_t)(int32_t)insn->immediate;
+    return tr_step_find(&whole, reg, by);
+}
+
+/* What the register's lower `size` bytes go by in each iteration; 0: not by a constant. */
+static int32_t count_step(const struct translation *tr, unsigned reg, unsigned size)
+{
+    int64_t by, all = 0;
+    unsigned found;
+
+    for (unsigned i = 0; i < tr->block->count - 1u; i++) {
+        const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+        if (!(tr_registers_written(insn) >> reg & 1))
+            continue;
+        if (!count_find(insn, size, &found, &by) || found != reg)
+            return 0;
+        all += by;
+    }
+    return all >= -STEP_MAX && all <= STEP_MAX ? (int32_t)all : 0;
+}
+
+/* What the last comparison compares: `counter`, which goes by `step`, with `other`, X86_REG_NONE
+ * for the immediate. */
+struct count {
+    unsigned counter, other;
+    int32_t step;
+};
+
+static bool count_settle(const struct translation *tr, struct count *count)
 {
     const struct x86_insn *insn = &tr->block->ops[tr->block->count - 2].insn;
-    const unsigned counter = tr->strip.counter;
+    bool immediate = insn->form == X86_FORM_RM_IMM;
+    unsigned size = insn->operand_size;
 
-    if (insn->op != X86_OP_CMP || insn->operand_size != 8 ||
-        (insn->rm != counter && (insn->form == X86_FORM_RM_IMM || insn->reg != counter)))
+    if (size < 4 || insn->op != X86_OP_CMP)
         return false;
-    if (insn->form == X86_FORM_RM_IMM)
+    *count = (struct count){.counter = insn->rm,
+                            .other = immediate ? X86_REG_NONE : insn->reg,
+                            .step = count_step(tr, insn->rm, size)};
+    if (count->step != 0 || immediate)
+        return count->step != 0;
+    *count = (struct count){
+        .counter = insn->reg, .other = insn->rm, .step = count_step(tr, insn->reg, size)};
+    return count->step != 0;
+}
+
+/* R10 = how far the counter is from what ends the loop, in its direction. */
+static void distance_emit(struct translation *tr, const struct count *count)
+{
+    const struct x86_insn *insn = &tr->block->ops[tr->block->count - 2].insn;
+
+    if (count->other == X86_REG_NONE)
         emit_mov_reg_imm64(&tr->e, HOST_R10, insn->immediate);
     else
-        tr_guest_to(tr, HOST_R10, insn->rm == counter ? insn->reg : insn->rm);
-    tr_guest_to(tr, HOST_R11, counter);
-    emit_alu_reg_reg(&tr->e, EMIT_SUB, HOST_R10, HOST_R11);
-    return true;
+        tr_guest_to(tr, HOST_R10, count->other);
+    tr_guest_to(tr, HOST_R11, count->counter);
+    if (count->step < 0)
+        emit_not(&tr->e, HOST_R11); /* ~a - ~b is b - a */
+    if (count->step < 0)
+        emit_not(&tr->e, HOST_R10);
+    if (insn->operand_size == 8)
+        emit_alu_reg_reg(&tr->e, EMIT_SUB, HOST_R10, HOST_R11);
+    else
+        emit_alu_reg_reg32(&tr->e, EMIT_SUB, HOST_R10, HOST_R11);
 }
 
 /* A strip of a few iterations costs more than it gives. */
 static uint8_t *few_check(struct translation *tr)
 {
-    int32_t step = tr->strip.counter_step;
+    struct count count;
+    int32_t far;
 
-    if (!distance_emit(tr))
+    if (!count_settle(tr, &count))
         return NULL;
-    if (step < 0)
-        emit_not(&tr->e, HOST_R10);
-    emit_alu_reg_imm(&tr->e, EMIT_CMP, HOST_R10, ITERATIONS_FEW * (step < 0 ? -step : step));
+    distance_emit(tr, &count);
+    far = count.step < 0 ? -count.step : count.step;
+    emit_alu_reg_imm(&tr->e, EMIT_CMP, HOST_R10, ITERATIONS_FEW * far);
     return emit_jcc_rel32(&tr->e, EMIT_IF_B);
 }
 
