@@ -35,6 +35,8 @@ struct soft_block {
     uint8_t *code_flags;        /* ... with the flags in soft_vcpu.arith */
     uint8_t *code_alone;        /* the same, each access with a check of its own */
     bool unshared;              /* code has no other kind of check (translate_share.c) */
+    uint8_t units;              /* UNIT_*: what code begins by making sure of, */
+    uint8_t units_bytes;        /* and how many bytes that takes */
     struct soft_link *incoming; /* jumps of translated code that lead here */
     const uint8_t *second;      /* the second page, on the host, of an instruction that has two */
     const uint8_t *ahead_bytes[2];

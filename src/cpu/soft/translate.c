@@ -425,6 +425,45 @@ static size_t body_place(const struct translation *tr)
     return (tr->t->used + line - 1) & ~(line - 1);
 }
 
+/* The units of the first operation that needs one, if nothing before it calls C anyway. */
+static unsigned units_first(const struct translation *tr)
+{
+    for (unsigned i = 0; i < tr->block->count; i++) {
+        const struct x86_insn *insn = &tr->block->ops[i].insn;
+
+        switch (insn->op) {
+        case X86_OP_VECTOR:
+            return tr_vector_units(tr, i);
+        case X86_OP_X87:
+            return tr_x87_units(tr, i);
+        case X86_OP_LEA:
+        case X86_OP_NOP:
+        case X86_OP_PREFETCH:
+        case X86_OP_PUSH:
+        case X86_OP_POP:
+            break;
+        default:
+            if (!tr_runs_as_it_stands(insn))
+                return 0;
+        }
+    }
+    return 0;
+}
+
+/* Units are loaded at once where no flag is alive, so that links from where they are loaded can
+ * lead behind that. */
+static void units_begin(struct translation *tr, unsigned need)
+{
+    unsigned units = need == TR_FLAGS_HOST ? 0 : units_first(tr);
+
+    if (units)
+        tr_units_load(tr, 0, units);
+    if (tr->alone)
+        return;
+    tr->block->units = (uint8_t)units;
+    tr->block->units_bytes = (uint8_t)(tr->e.at - tr->body);
+}
+
 static void body_emit(struct translation *tr, unsigned need)
 {
     struct soft_block *block = tr->block;
@@ -434,6 +473,7 @@ static void body_emit(struct translation *tr, unsigned need)
     tr->body = tr->e.at;
     tr->flags_host = need != TR_FLAGS_MEMORY;
     tr->flags_memory = tr->flags_recorded = need == TR_FLAGS_MEMORY;
+    units_begin(tr, need);
     if (tr->c->counted)
         fuel_emit(tr);
     tr_measure(tr->c, &tr->e, STATE(counters.blocks_run));

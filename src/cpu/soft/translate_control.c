@@ -44,7 +44,8 @@ static struct soft_link *link_new(struct translation *tr, uint8_t *place, int32_
 {
     struct soft_link *link = &tr->t->links[tr->t->link_count++];
 
-    *link = (struct soft_link){.from = tr->block, .place = place, .target = target};
+    *link = (struct soft_link){
+        .from = tr->block, .place = place, .target = target, .units = tr->units};
     return link;
 }
 
@@ -378,6 +379,7 @@ static void landing_emit(struct translation *tr, unsigned i, bool same_page)
         cold->flags_in_memory = true;
     }
     cold->link->flags_in_memory = true;
+    cold->link->units = 0; /* as the callee left them */
 }
 
 /* Whether a frame can be made for the call: its landing is on its page. */

@@ -36,6 +36,8 @@ struct soft_link {
     bool flags_in_memory;
     bool flags_anywhere; /* and in the host's, too */
     bool flags_dead; /* they are nowhere, and the target overwrites them: soft_vcpu.flags_dead */
+    uint8_t units;       /* UNIT_*: are loaded there */
+    bool behind;         /* leads to where the target has made sure of its own */
 };
 
 enum site_reason {
@@ -306,6 +308,9 @@ struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind 
 /* Where the host's flags say so, the interpreted twin of the operation runs instead. */
 void tr_twin_if(struct translation *tr, unsigned op, enum emit_condition condition);
 uint32_t tr_site_new(struct translation *tr, unsigned op);
+/* UNIT_*: what a vector or x87 operation needs loaded; 0: it is not native. */
+unsigned tr_vector_units(const struct translation *tr, unsigned i);
+unsigned tr_x87_units(const struct translation *tr, unsigned i);
 /* Before operation i: the guest's state of these units into the host's, where it is not yet.
  * Destroys R10, and flags that nobody wants in the host's. */
 void tr_units_load(struct translation *tr, unsigned i, unsigned units);

@@ -195,6 +195,10 @@ static void link_patch(struct soft_translator *t, struct soft_link *link, struct
 
     if (link->flags_anywhere)
         to = body_of(target);
+    link->behind = to == body_of(target) && target->units_bytes != 0 && !target->came_back &&
+                   (target->units & ~link->units) == 0;
+    if (link->behind)
+        to += target->units_bytes;
     link_remove(link);
     emit_patch_rel32(link->place, to_write(t, to));
     link->next = target->incoming;
@@ -280,12 +284,12 @@ static bool away_emit(struct soft_vcpu *c, struct soft_block *block)
     return true;
 }
 
-/* Those to the other code, whose entry stays as it is. */
-static void links_alone_undo(struct soft_block *block)
+/* Those that lead to no entry: there the code stays as it is. */
+static void links_inner_undo(struct soft_block *block)
 {
     for (struct soft_link *link = block->incoming, *next; link; link = next) {
         next = link->next;
-        if (link->alone)
+        if (link->alone || link->behind)
             link_undo(link);
     }
 }
@@ -301,7 +305,7 @@ void soft_translation_drop(struct soft_vcpu *c, struct soft_block *block)
     }
     links_stay = block->came_back && away_emit(c, block);
     if (links_stay)
-        links_alone_undo(block);
+        links_inner_undo(block);
     else
         soft_translation_forget(block);
     entry_links_undo(t, block);

@@ -90,6 +90,14 @@ bool tr_vector_describe(const struct translation *tr, unsigned i, struct x86_vec
     return !(units_of(v) & UNIT_X87) || (tr->block->mode & SOFT_MODE_X87);
 }
 
+unsigned tr_vector_units(const struct translation *tr, unsigned i)
+{
+    struct x86_vector_insn v;
+    struct check check;
+
+    return tr_vector_describe(tr, i, &v, &check) ? units_of(&v) : 0;
+}
+
 bool tr_vector(struct translation *tr, unsigned i)
 {
     struct x86_vector_insn v;

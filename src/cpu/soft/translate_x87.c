@@ -152,6 +152,14 @@ bool tr_x87_describe(const struct translation *tr, unsigned i, struct x86_vector
     return true;
 }
 
+unsigned tr_x87_units(const struct translation *tr, unsigned i)
+{
+    struct x86_vector_insn v;
+    struct check check;
+
+    return tr_x87_describe(tr, i, &v, &check) ? UNIT_X87 : 0;
+}
+
 bool tr_x87(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
