@@ -6,7 +6,7 @@
  * exit to C computes them again, by the interpreted twin of the operation that made them
  * (soft_flags_settle). Its operands are
  *  - still in the registers, or follow from its result: a recipe. Only the exit's own code, out of
- *    line, says which operation it was;
+ *    line, says which operation it was, or the block itself does where the one behind may fault;
  *  - or recorded: stored to soft_vcpu.recorded before the operation.
  * Flags that code reads after the host's were spoilt are saved by LAHF and SETO.
  *
@@ -133,6 +133,7 @@ struct prospect {
     unsigned need;
     bool part; /* some were kept where others were written */
     bool done;
+    uint16_t written, shown; /* registers so far, and before the flags may last be shown */
 };
 
 static void prospect_pass(const struct translation *tr, struct prospect *p,
@@ -148,42 +149,51 @@ static void prospect_pass(const struct translation *tr, struct prospect *p,
         p->need |= in_host;
     if (effect == EFFECT_READS)
         p->need |= in_host;
+    if (is_spoiling(insn) || is_showing(tr, insn))
+        p->shown = p->written;
     p->part |= effect == EFFECT_PART;
     p->done = effect == EFFECT_WRITES || (p->need & TR_FLAGS_SAVED);
 }
 
 /* Code behind a direct jump, judged by its bytes. */
-static unsigned bytes_look(const struct translation *tr, const uint8_t *bytes, size_t available)
+static unsigned bytes_look(const struct translation *tr, const uint8_t *bytes, size_t available,
+                           uint16_t *written)
 {
     struct prospect p = {0};
     struct x86_insn insn;
 
+    *written = UINT16_MAX;
     for (unsigned i = 0; i < LOOK_AHEAD && !p.done; i++) {
         if (x86_decode(&insn, X86_CODE_64, bytes, available) != X86_DECODE_OK)
             break;
         prospect_pass(tr, &p, &insn);
         if (soft_op_ends_block(&insn))
             break;
+        p.written |= tr_registers_written(&insn);
         bytes += insn.length;
         available -= insn.length;
     }
+    if (p.done)
+        *written = p.shown;
     /* What was not seen may read them, but hardly does where they were spoilt. */
     return p.done || (p.need == TR_FLAGS_MEMORY && !p.part) ? p.need : TR_FLAGS_HOST;
 }
 
-static unsigned target_look(const struct translation *tr, int32_t target)
+static unsigned target_look(const struct translation *tr, int32_t target, uint16_t *written)
 {
     const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
     struct soft_range range = {(uint16_t)target, (uint16_t)(target + LOOK_BYTES)};
     const uint8_t *bytes;
     unsigned need;
 
+    *written = UINT16_MAX;
     if (!tr_link_is_plain(tr, target)) /* C may take an event at the guard */
         return TR_FLAGS_MEMORY;
     if (range.to > GUEST_PAGE_SIZE)
         range.to = GUEST_PAGE_SIZE;
     bytes = soft_code_rely(tr->c, tr->block, range);
-    need = bytes ? bytes_look(tr, bytes, (size_t)(range.to - range.from)) : TR_FLAGS_HOST;
+    need = bytes ? bytes_look(tr, bytes, (size_t)(range.to - range.from), written)
+                 : TR_FLAGS_HOST;
     if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED))
         return TR_FLAGS_HOST;
     if (tr->c->counted) /* any block may be left before it: see tr_flags_entry() */
@@ -194,7 +204,7 @@ static unsigned target_look(const struct translation *tr, int32_t target)
     return need;
 }
 
-unsigned tr_flags_at(struct translation *tr, int32_t target)
+static const struct looked *looked_at(struct translation *tr, int32_t target)
 {
     struct looked *looked = &tr->looked[0];
 
@@ -203,11 +213,17 @@ unsigned tr_flags_at(struct translation *tr, int32_t target)
     if (looked == tr->looked + 2)
         looked = &tr->looked[0];
     else if (looked < tr->looked + tr->looked_count)
-        return looked->need;
+        return looked;
     else
         tr->looked_count++;
-    *looked = (struct looked){.target = target, .need = target_look(tr, target)};
-    return looked->need;
+    *looked = (struct looked){.target = target};
+    looked->need = target_look(tr, target, &looked->written);
+    return looked;
+}
+
+unsigned tr_flags_at(struct translation *tr, int32_t target)
+{
+    return looked_at(tr, target)->need;
 }
 
 /* Behind the block's last operation, where the flags are still the host's. */
@@ -342,6 +358,32 @@ static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
     return !(end_look(tr) & TR_FLAGS_POLLED) || !(written & needed);
 }
 
+/* Whether code behind a jump to `target`, if it wants flags in memory, leaves these registers as
+ * they are while it may show them. */
+static bool target_keeps(struct translation *tr, int32_t target, uint16_t needed)
+{
+    const struct looked *looked = looked_at(tr, target);
+
+    return !(looked->need & TR_FLAGS_MEMORY) || !(looked->written & needed);
+}
+
+/* Whether a recipe for operation i holds in what follows the block, too. */
+static bool recipe_lasts(struct translation *tr, unsigned i, uint16_t needed)
+{
+    const struct soft_block *block = tr->block;
+    const struct soft_op *last = &block->ops[block->count - 1];
+    int32_t target, next = tr_page_offset(tr, last->next);
+
+    while (++i < block->count) {
+        if (tr_registers_written(&block->ops[i].insn) & needed)
+            return false;
+    }
+    if (last->insn.op != X86_OP_JCC && last->insn.op != X86_OP_JMP)
+        return !last->sets_rip && target_keeps(tr, next, needed);
+    return tr_branch_offset(tr, last, &target) && target_keeps(tr, target, needed) &&
+           (last->insn.op == X86_OP_JMP || target_keeps(tr, next, needed));
+}
+
 /* The number of a site from which flags follow. */
 static uint32_t source_new(struct translation *tr, unsigned op)
 {
@@ -371,6 +413,13 @@ static void record_emit(struct translation *tr, unsigned i, const struct emit_re
     tr->flags_memory = tr->flags_recorded = true;
 }
 
+/* Behind the block nobody knows which operation it was. */
+static void recipe_store(struct translation *tr, unsigned i)
+{
+    emit_mov_state_imm32(&tr->e, STATE(flags_site), source_new(tr, i) | FROM_REGISTERS);
+    tr->flags_memory = tr->flags_recorded = true;
+}
+
 void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename *rename)
 {
     const struct x86_insn *insn = &tr->block->ops[i].insn;
@@ -381,8 +430,12 @@ void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename 
     tr->flags_recipe = 0;
     if (!(need & (TR_FLAGS_MEMORY | TR_FLAGS_POLLED)) || (need & TR_FLAGS_SAVED))
         return;
-    if (recipe_find(insn, &needed) && recipe_holds(tr, i, needed))
+    if (!recipe_find(insn, &needed))
+        needed = UINT16_MAX;
+    if (needed != UINT16_MAX && recipe_holds(tr, i, needed))
         tr->flags_recipe = i + 1;
+    else if (needed != UINT16_MAX && recipe_lasts(tr, i, needed))
+        recipe_store(tr, i);
     else if (inputs_find(insn, &inputs) && __builtin_popcount(inputs) <= 2)
         record_emit(tr, i, rename);
 }

@@ -210,6 +210,7 @@ struct shared {
 struct looked {
     int32_t target;
     unsigned need;
+    uint16_t written; /* the registers that it changes before it shows them for the last time */
 };
 
 /* Accesses of a loop by the same registers: see translate_strip.c. */
