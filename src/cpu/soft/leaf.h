@@ -26,6 +26,11 @@ enum soft_fill {
  * SOFT_FILL_EARLY where the access itself comes later, so that the page tables must not be walked
  * for it. (paging.c) */
 #define SOFT_FILL_EARLY 0x80u
+/* One that reads may be answered with a copy, where it lies across two pages. (leaf_split.c) */
+#define SOFT_FILL_COPY 0x40u
+enum soft_fill soft_leaf_split_read(struct soft_vcpu *c, uint64_t linear, unsigned size);
+/* One that writes, after soft_leaf_fill() has declined: copies, and copies back. */
+soft_leaf soft_leaf_split_begin, soft_leaf_split_end;
 enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t what);
 /* After SOFT_FILL_DIRECT: how many of the `most` bytes from there on may be stored to so. */
 unsigned soft_leaf_apart(const struct soft_vcpu *c, uint64_t linear, unsigned most);

@@ -472,13 +472,15 @@ enum soft_fill soft_leaf_fill(struct soft_vcpu *c, uint64_t linear, uint32_t wha
 {
     unsigned size = what >> 8;
     struct soft_walk_request request = {.linear = linear,
-                                        .access = (enum soft_access)(what & 0x7f),
+                                        .access = (enum soft_access)(what & 0x3f),
                                         .privilege = soft_privilege_now(c),
                                         .leaf = true};
     struct soft_page page = {0};
     struct soft_target target;
     enum soft_activity before = soft_activity_get(&c->counters);
 
+    if ((what & SOFT_FILL_COPY) && (linear & 0xfff) + size > GUEST_PAGE_SIZE)
+        return soft_leaf_split_read(c, linear, size);
     if ((linear & 0xfff) + size > GUEST_PAGE_SIZE || c->privilege == SOFT_CHECKED ||
         !soft_is_canonical(linear) || (what & SOFT_FILL_EARLY))
         return SOFT_FILL_TWIN;

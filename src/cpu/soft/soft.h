@@ -154,6 +154,13 @@ struct soft_lookup {
 };
 #define SOFT_LOOKUPS 65536
 
+/* An access across two pages (leaf_split.c). */
+struct soft_split {
+    _Alignas(16) uint8_t bytes[64]; /* a copy */
+    uint8_t *host[2];               /* its parts, and their sizes */
+    unsigned size[2];
+};
+
 struct soft_vcpu {
     uint64_t gpr[X86_GPR_COUNT];
     uint64_t zero; /* gpr[X86_REG_NONE]: always 0 */
@@ -272,6 +279,7 @@ struct soft_vcpu {
     uint64_t push_value;    /* of a PUSH of memory */
     const void *found;      /* by soft_leaf_target() */
     uint64_t shared[SOFT_SHARED]; /* host addresses that a block has checked */
+    struct soft_split split;
     uint64_t exit_value;          /* of the last exit to C: rip, link or site */
     uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
                            its link be due */

@@ -44,8 +44,8 @@ static struct soft_link *link_new(struct translation *tr, uint8_t *place, int32_
 {
     struct soft_link *link = &tr->t->links[tr->t->link_count++];
 
-    *link = (struct soft_link){
-        .from = tr->block, .place = place, .target = target, .units = tr->units};
+    *link =
+        (struct soft_link){.from = tr->block, .place = place, .target = target, .units = tr->units};
     return link;
 }
 

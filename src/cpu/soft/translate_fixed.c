@@ -461,7 +461,7 @@ static void slot_emit(struct soft_translator *t, struct emit *e, enum soft_acces
 {
     struct soft_vcpu *c = t->vcpu;
     int32_t array = (int32_t)(access * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES);
-    uint8_t *again, *miss, *across, *direct;
+    uint8_t *again, *miss, *direct;
 
     t->fixed.slot[access] = to_execute(t, e->at);
     RAW(e, 0x65, 0x4d, 0x33, 0x13); /* XOR R10, [GS:R11]: linear */
@@ -488,14 +488,9 @@ static void slot_emit(struct soft_translator *t, struct emit *e, enum soft_acces
     emit_ret(e); /* flags are those of ADD: no host address is 0 */
     emit_patch_rel32(miss, e->at);
     emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
-    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
-    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, GUEST_PAGE_SIZE - 1);
-    emit_alu_reg_state32(e, EMIT_CMP, HOST_R11, STATE(slot_limit));
-    across = emit_jcc_rel32(e, EMIT_IF_A);
     fill_emit(c, e);
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_E), again);
     direct = emit_jcc_rel32(e, EMIT_IF_A);
-    emit_patch_rel32(across, e->at);
     RAW(e, 0x4d, 0x39, 0xd2); /* CMP R10, R10: E */
     emit_patch_rel32(direct, e->at);
     emit_ret(e);

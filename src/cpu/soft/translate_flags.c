@@ -192,8 +192,7 @@ static unsigned target_look(const struct translation *tr, int32_t target, uint16
     if (range.to > GUEST_PAGE_SIZE)
         range.to = GUEST_PAGE_SIZE;
     bytes = soft_code_rely(tr->c, tr->block, range);
-    need = bytes ? bytes_look(tr, bytes, (size_t)(range.to - range.from), written)
-                 : TR_FLAGS_HOST;
+    need = bytes ? bytes_look(tr, bytes, (size_t)(range.to - range.from), written) : TR_FLAGS_HOST;
     if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED))
         return TR_FLAGS_HOST;
     if (tr->c->counted) /* any block may be left before it: see tr_flags_entry() */

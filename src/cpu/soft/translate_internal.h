@@ -188,10 +188,10 @@ struct cold {
     uint8_t align;        /* COLD_SLOT, COLD_HASH, COLD_SHARED */
     bool hashed;          /* by the TLB, not a slot */
     bool stack;           /* by one of the stack pointer's slots, which R11 tells */
-    bool early;           /* SOFT_FILL_EARLY */
+    uint8_t fill;         /* SOFT_FILL_EARLY, SOFT_FILL_COPY */
     uint8_t shared_ready; /* of struct translation */
     struct tr_x87_pending x87;
-    unsigned end;         /* COLD_RUN: the operation behind it; and of its flags: */
+    unsigned end; /* COLD_RUN: the operation behind it; and of its flags: */
     bool memory, recorded;
 };
 
@@ -223,7 +223,7 @@ struct strip_group {
     uint8_t base, index, scale;
     uint8_t host; /* the register that has the distance in a strip, or HOST_NONE */
     bool read, written;
-    bool walks; /* in a strip, `host` has the host address of its lowest byte instead */
+    bool walks;        /* in a strip, `host` has the host address of its lowest byte instead */
     int32_t low, high; /* displacements as an iteration's beginning has them, `high` excluded */
     int32_t step;      /* by an iteration */
     unsigned uses;
@@ -257,8 +257,8 @@ struct translation {
     unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
     uint8_t units;         /* UNIT_*: the guest's state is in the host's */
     struct tr_x87_pending x87;
-    bool loop;             /* the block seems to be a part of one */
-    bool alone;            /* nothing is shared */
+    bool loop;  /* the block seems to be a part of one */
+    bool alone; /* nothing is shared */
     uint8_t shared_count;
     uint8_t shared_ready; /* those that were checked, by bit */
     uint8_t shared_held;  /* the one in R10, + 1; 0: none */

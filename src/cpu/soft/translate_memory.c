@@ -217,6 +217,8 @@ void tr_check(struct translation *tr, const struct check *check)
     cold->size = (uint16_t)check->size;
     cold->align = (uint8_t)check->align;
     cold->hit = e->at;
+    if (check->access == SOFT_READ && check->align == 0)
+        cold->fill = SOFT_FILL_COPY;
 }
 
 bool tr_operand_load(struct translation *tr, unsigned i, unsigned size)
@@ -237,6 +239,44 @@ bool tr_operand_load(struct translation *tr, unsigned i, unsigned size)
 
 /* -- out of line -- */
 
+/* Vector and x87 operations, which neither read nor write flags where they store. */
+static bool may_split(const struct translation *tr, const struct cold *cold)
+{
+    const struct x86_insn *insn = &tr->block->ops[cold->op].insn;
+
+    return (cold->kind == COLD_SLOT || cold->kind == COLD_HASH) && cold->access == SOFT_WRITE &&
+           cold->align == 0 && (insn->op == X86_OP_VECTOR || insn->op == X86_OP_X87);
+}
+
+/* The operation on a copy: see leaf_split.c. Ends where it must be interpreted. */
+static void split_emit(struct translation *tr, const struct cold *cold)
+{
+    const struct x86_insn *insn = &tr->block->ops[cold->op].insn;
+    const struct emit before = tr->e;
+    struct emit_registers regs;
+    struct x86_vector_insn v;
+    struct tr_renaming r;
+    uint8_t *declined;
+
+    if (!x86_vector_describe(insn, tr->c->vm->cpuid->feature, &v))
+        return;
+    emit_registers_of(insn, &v, &regs);
+    if (!tr_rename(insn, &regs, &r))
+        return;
+    tr_flags_cook(tr, cold->recipe);
+    tr_leaf_call(tr, cold->op, soft_leaf_split_begin);
+    declined = emit_jcc_rel32(&tr->e, EMIT_IF_E);
+    emit_mov_reg_imm64(&tr->e, HOST_R10, (uint64_t)(uintptr_t)tr->c->split.bytes);
+    tr_renamed_load(tr, &r);
+    if (!emit_insn(&tr->e, insn, &v, &r.rename)) {
+        tr->e = before;
+        return;
+    }
+    tr_leaf_call(tr, cold->op, soft_leaf_split_end);
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
+    emit_patch_rel32(declined, tr->e.at);
+}
+
 /* R10 is the linear address ^ the slot's tag. Ends where the access must be interpreted. */
 static void slot_look(struct translation *tr, const struct cold *cold)
 {
@@ -249,14 +289,15 @@ static void slot_look(struct translation *tr, const struct cold *cold)
     }
     emit_mov_state_imm32(e, STATE(slot_limit), (uint32_t)GUEST_PAGE_SIZE - cold->size);
     emit_mov_state_imm32(e, STATE(slot_what),
-                         cold->access | (uint32_t)cold->size << 8 |
-                             (cold->early ? SOFT_FILL_EARLY : 0));
+                         cold->access | (uint32_t)cold->size << 8 | cold->fill);
     if (cold->stack)
         emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, cold->slot);
     else
         emit_mov_reg_imm64(e, HOST_R11, (uint64_t)cold->slot);
     emit_patch_rel32(emit_call_rel32(e), to_write(tr->t, tr->t->fixed.slot[cold->access]));
     emit_patch_rel32(emit_jcc_rel32(e, EMIT_IF_NE), cold->hit);
+    if (may_split(tr, cold))
+        split_emit(tr, cold);
     if (misaligned)
         emit_patch_rel32(misaligned, e->at);
 }

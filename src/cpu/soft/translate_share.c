@@ -397,7 +397,7 @@ static void shared_check(struct translation *tr, unsigned i, unsigned n)
     (void)tr_address(tr, &lowest);
     tr_check(tr, &check);
     tr->cold[tr->cold_count - 1].kind = COLD_SHARED;
-    tr->cold[tr->cold_count - 1].early = shared->early;
+    tr->cold[tr->cold_count - 1].fill = shared->early ? SOFT_FILL_EARLY : 0;
     if (shared->spilled)
         emit_mov_state_reg(&tr->e, STATE(shared[0]) + 8 * (int32_t)n, HOST_R10);
     tr->shared_ready |= (uint8_t)(1u << n);

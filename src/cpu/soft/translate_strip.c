@@ -25,10 +25,10 @@
 
 #define ITERATIONS_MAX 511
 #define ITERATIONS_MIN 4
-#define ITERATIONS_FEW 6    /* are not worth a strip */
+#define ITERATIONS_FEW 6         /* are not worth a strip */
 #define STEP_MAX       (1 << 20) /* an iteration moves an address by this much at most */
 #define STEP_WALKS     1025      /* from here on it walks */
-#define SPAN_MAX       1024 /* what one look-up covers */
+#define SPAN_MAX       1024      /* what one look-up covers */
 
 #define ARRAY(access)  ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
@@ -191,8 +191,7 @@ static bool step_settle(struct strip *strip, struct strip_group *group, int64_t 
     group->step = (int32_t)step;
     group->walks = far >= STEP_WALKS;
     strip->walks |= group->walks;
-    strip->indexed |=
-        !group->walks && group->base != X86_REG_NONE && group->index != X86_REG_NONE;
+    strip->indexed |= !group->walks && group->base != X86_REG_NONE && group->index != X86_REG_NONE;
     for (unsigned k = 0; k < group->aligned_count; k++) {
         if (step & (group->aligned[k].align - 1))
             return false;
