@@ -72,7 +72,9 @@ static unsigned slot_of(const struct translation *tr, const struct check *check)
     uint64_t page = (uint64_t)insn->displacement >> 12;
     uint64_t code = tr->c->rip >> 12; /* the page may be mapped elsewhere, too: a guess */
 
-    if (!insn->memory || check->stack || insn->base == X86_RSP)
+    /* An array there in a loop waits less for the one slot that its base would have elsewhere. */
+    if (!insn->memory || check->stack ||
+        (insn->base == X86_RSP && (insn->index == X86_REG_NONE || !tr->loop)))
         return SOFT_SLOT_STACK;
     if (insn->base < 16)
         return insn->base;

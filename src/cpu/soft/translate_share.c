@@ -388,7 +388,7 @@ static void shared_check(struct translation *tr, unsigned i, unsigned n)
     const struct check check = {.op = i,
                                 .size = (unsigned)(shared->high - shared->low),
                                 .align = shared->align,
-                                .stack = shared->base == X86_RSP,
+                                .stack = shared->base == X86_RSP && shared->index == X86_REG_NONE,
                                 .access = (enum soft_access)shared->access};
     struct soft_op lowest = operand_of(tr, i);
 
