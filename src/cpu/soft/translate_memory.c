@@ -408,14 +408,19 @@ void tr_check_cold(struct translation *tr, const struct cold *cold)
 
 /* -- loops -- */
 
-#define LOOP_BYTES 128
+#define LOOP_BYTES     128
+#define LOOP_BYTES_JMP 1024 /* back to where an interpreter fetches its next operation, perhaps */
 
 bool tr_is_loop(const struct translation *tr)
 {
     const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
     int32_t begin = tr_page_offset(tr, 0), target;
 
+    /* An interpreter's operation: each jump that the host mispredicts waits for these accesses. */
+    if (last->insn.op == X86_OP_JMP_IND)
+        return !last->insn.memory || last->insn.base != X86_REG_RIP;
     if (last->insn.op != X86_OP_JCC && last->insn.op != X86_OP_JMP && last->insn.op != X86_OP_LOOP)
         return false;
-    return tr_branch_offset(tr, last, &target) && target <= begin && target >= begin - LOOP_BYTES;
+    return tr_branch_offset(tr, last, &target) && target <= begin &&
+           target >= begin - (last->insn.op == X86_OP_JMP ? LOOP_BYTES_JMP : LOOP_BYTES);
 }
