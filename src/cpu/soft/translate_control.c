@@ -76,6 +76,9 @@ static uint8_t *state_place(const struct translation *tr)
 /* The places of a guarded link, which is told of once its jump is emitted. */
 struct guard {
     uint8_t *key, *salt, *failed;
+    int32_t less;
+    uint8_t page_at;
+    bool direct; /* R10 is not the target */
 };
 
 /* R11 = the key - the salt; to `failed` if it is not R10. What follows goes on with R11, which
@@ -94,30 +97,6 @@ static struct guard guard_emit(struct translation *tr)
     return guard;
 }
 
-/* The same where the flags live in the host's: -x is ~x + 1. */
-static struct guard guard_emit_quiet(struct translation *tr)
-{
-    struct emit *e = &tr->e;
-    struct guard guard;
-    uint8_t *hit;
-
-    emit_mov_state_reg(e, STATE(saved_rcx), HOST_RCX);
-    guard.key = emit_mov_reg_patched64(e, HOST_R11);
-    emit_mov_reg_state(e, HOST_RCX, STATE(salt));
-    guard.salt = state_place(tr);
-    emit_not(e, HOST_RCX);
-    emit_lea(e, HOST_R11, HOST_R11, HOST_RCX, 0, 1);
-    emit_mov_reg_reg(e, HOST_RCX, HOST_R10);
-    emit_not(e, HOST_RCX);
-    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R11, 0, 1);
-    hit = emit_jrcxz_rel8(e);
-    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
-    guard.failed = emit_jmp_rel32(e);
-    emit_patch_rel8(hit, e->at);
-    emit_mov_reg_state(e, HOST_RCX, STATE(saved_rcx));
-    return guard;
-}
-
 /* Behind the guard: the jump or call at `place` is its link. */
 static struct cold *guard_link(struct translation *tr, const struct guard *guard, uint8_t *place,
                                int32_t target)
@@ -127,19 +106,63 @@ static struct cold *guard_link(struct translation *tr, const struct guard *guard
 
     link->key = guard->key;
     link->salt = guard->salt;
+    link->less = guard->less;
+    link->page_at = guard->page_at;
+    cold->direct = guard->direct;
     cold->link = link;
     return cold;
 }
 
-/* R10 = the target, and code_page its page, if the link holds. */
+/* The guard of a direct branch, which compares its own page, so that its target need not be
+ * computed. The new page comes from the key, too. */
+static struct guard page_guard_emit(struct translation *tr, int32_t target)
+{
+    const int32_t pages = target & ~(int32_t)(GUEST_PAGE_SIZE - 1);
+    struct emit *e = &tr->e;
+    struct guard guard = {.key = emit_mov_reg_patched64(e, HOST_R11)};
+
+    emit_alu_reg_state(e, EMIT_SUB, HOST_R11, STATE(salt));
+    guard.salt = state_place(tr);
+    emit_alu_reg_state(e, EMIT_CMP, HOST_R11, STATE(code_page));
+    guard.failed = emit_jcc_rel32(e, EMIT_IF_NE);
+    if (pages != 0) {
+        emit_lea(e, HOST_R11, HOST_R11, HOST_NONE, 0, pages);
+        emit_mov_state_reg(e, STATE(code_page), HOST_R11);
+    }
+    return guard;
+}
+
+/* The same where the flags live in the host's. */
+static struct guard page_guard_emit_quiet(struct translation *tr)
+{
+    struct emit *e = &tr->e;
+    struct guard guard;
+    uint8_t *hit, *page;
+
+    emit_mov_reg_reg(e, HOST_R11, HOST_RCX);
+    guard.key = emit_mov_reg_patched64(e, HOST_RCX);
+    emit_mov_reg_state(e, HOST_R10, STATE(salt));
+    guard.salt = state_place(tr);
+    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R10, 0, 0);
+    emit_mov_reg_state(e, HOST_R10, STATE(code_page));
+    emit_lea(e, HOST_RCX, HOST_RCX, HOST_R10, 0, 0);
+    hit = emit_jrcxz_rel8(e);
+    emit_mov_reg_reg(e, HOST_RCX, HOST_R11);
+    guard.failed = emit_jmp_rel32(e);
+    emit_patch_rel8(hit, e->at);
+    emit_mov_reg_reg(e, HOST_RCX, HOST_R11);
+    page = emit_mov_reg_patched64(e, HOST_R10);
+    emit_mov_state_reg(e, STATE(code_page), HOST_R10);
+    guard.page_at = (uint8_t)(page - guard.key);
+    return guard;
+}
+
 static struct guard cross_emit(struct translation *tr, int32_t target, bool flags_matter)
 {
-    struct guard guard;
+    struct guard guard = flags_matter ? page_guard_emit_quiet(tr) : page_guard_emit(tr, target);
 
-    tr_rip(tr, target);
-    guard = flags_matter ? guard_emit_quiet(tr) : guard_emit(tr);
-    emit_lea(&tr->e, HOST_R11, HOST_R11, HOST_NONE, 0, -(target & 0xfff));
-    emit_mov_state_reg(&tr->e, STATE(code_page), HOST_R11);
+    guard.less = target;
+    guard.direct = true;
     return guard;
 }
 
@@ -607,14 +630,20 @@ static void cold_go(struct translation *tr, const struct cold *cold, uint8_t *pl
  * the branch is a call. */
 static void cold_guard(struct translation *tr, const struct cold *cold)
 {
-    uint8_t *lookup = tr->e.at;
+    int32_t target = cold->link->target;
+    uint8_t *unlinked = tr->e.at, *lookup;
 
+    if (cold->direct) /* its page is the running one already */
+        tr_rip(tr, target & (int32_t)(GUEST_PAGE_SIZE - 1));
+    lookup = tr->e.at;
     (void)cold_lookup(tr, cold, cold->flags_in_memory);
-    cold->link->unlinked = lookup;
-    emit_patch_rel32(cold->link->place, lookup);
-    emit_patch_rel32(cold->place, lookup);
-    if (cold->call)
-        cold_go(tr, cold, cold->place, lookup);
+    cold->link->unlinked = unlinked;
+    emit_patch_rel32(cold->link->place, unlinked);
+    emit_patch_rel32(cold->place, cold->direct ? tr->e.at : lookup);
+    if (cold->direct)
+        tr_rip(tr, target);
+    if (cold->direct || cold->call)
+        cold_go(tr, cold, cold->call && !cold->direct ? cold->place : NULL, lookup);
 }
 
 /* R10 of an inline lookup that missed: the rip again, and to the other lookup. */

@@ -25,10 +25,13 @@ struct soft_link {
     struct soft_block *from;            /* where the jump is */
     uint8_t *place;                     /* of the rel32, in the writable view */
     const uint8_t *unlinked;            /* where it leads while not linked */
-    /* To other pages, in the writable view: an imm64, rip + salt of the target, and the
+    /* To other pages, in the writable view: an imm64, rip + salt of the target - `less`, and the
      * displacement of the salt that the code adds, `salt` or `salt_global`. NULL: the target lies
      * on the same page. */
     uint8_t *key, *salt;
+    int32_t less;    /* of a direct branch: its target, so that what is compared is its own page */
+    uint8_t page_at; /* from `key` to another imm64, the target's page; 0: none. Then the key's is
+                        negative. */
     uint8_t *failed; /* rel32 of what follows a comparison that fails */
     int32_t target;  /* offset from the page's beginning */
     bool indirect;   /* `target` has no meaning */
@@ -176,6 +179,7 @@ struct cold {
     bool flags_in_memory;
     unsigned recipe;        /* for the flags: see tr_flags_cook() */
     uint8_t units;          /* COLD_OP, COLD_UNIT: load them before going on */
+    bool direct;            /* COLD_GUARD: R10 is not the target */
     bool call;              /* COLD_GUARD, COLD_INDIRECT: not a jump; COLD_FRAMES: indirect */
     uint8_t *back;          /* where to go on: after the twin, or after a call */
     uint8_t *missed;        /* COLD_INDIRECT: rel32 of the inline lookup's miss, or NULL */

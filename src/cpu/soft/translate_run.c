@@ -218,12 +218,17 @@ static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
                                struct soft_block *target)
 {
     bool global = soft_code_is_global(c, target);
-    uint64_t key = c->rip + (global ? c->salt_global : c->salt);
+    uint64_t key = c->rip + (global ? c->salt_global : c->salt) - (uint64_t)link->less;
+    uint64_t page = c->rip & ~UINT64_C(0xfff);
     int32_t salt = global ? STATE(salt_global) : STATE(salt);
 
     /* A direct branch sets code_page by its own distance from the page's beginning. */
     if (!link->from->valid || (!link->indirect && (c->rip ^ (uint64_t)link->target) & 0xfff))
         return;
+    if (link->page_at != 0) {
+        key = -key;
+        memcpy(link->key + link->page_at, &page, sizeof page);
+    }
     memcpy(link->key, &key, sizeof key);
     memcpy(link->salt, &salt, sizeof salt);
     emit_patch_rel32(link->failed,
