@@ -231,11 +231,14 @@ static unsigned end_look(struct translation *tr)
     const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
     int32_t target, next = tr_page_offset(tr, last->next);
     bool near = tr_branch_offset(tr, last, &target);
+    unsigned need;
 
     switch (last->insn.op) {
     case X86_OP_CALL: /* polls, and passes them in memory */
-        return near && !(tr_flags_at(tr, target) & ~TR_FLAGS_POLLED) ? TR_FLAGS_POLLED
-                                                                     : TR_FLAGS_MEMORY;
+        need = near ? tr_flags_at(tr, target) : TR_FLAGS_MEMORY;
+        return need & TR_FLAGS_HOST     ? TR_FLAGS_SAVED
+               : need & TR_FLAGS_MEMORY ? TR_FLAGS_MEMORY
+                                        : TR_FLAGS_POLLED;
     case X86_OP_JMP:
         return near ? tr_flags_at(tr, target) : TR_FLAGS_MEMORY;
     case X86_OP_JCC:
