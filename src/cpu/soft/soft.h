@@ -280,9 +280,9 @@ struct soft_vcpu {
     const void *found;      /* by soft_leaf_target() */
     uint64_t shared[SOFT_SHARED]; /* host addresses that a block has checked */
     struct soft_split split;
-    uint64_t exit_value;          /* of the last exit to C: rip, link or site */
-    uint32_t exit_site; /* the last branch that was looked up: should its target be no address, or
-                           its link be due */
+    uint64_t exit_value; /* of the last exit to C: rip, link or site */
+    uint32_t exit_site;  /* the last branch that was looked up: should its target be no address, or
+                            its link be due */
     /* Host stack pointers: C's while translated code runs, the return stack's while C runs; and
      * where the latter begins, and under which there is no room for frames. */
     uint64_t c_stack, return_stack, return_base, return_floor;
@@ -297,8 +297,8 @@ struct soft_vcpu {
     /* A strip's iterations after the first, its end, and what lies between guest and host: see
      * translate_strip.c. */
     uint32_t strip_left;
-    uint32_t strip_patience; /* strips that may fail to begin until one is given up */
-    uint64_t strip_limit;
+    uint32_t strip_patience;         /* strips that may fail to begin until one is given up */
+    uint64_t strip_limit, strip_end; /* the counter at the last comparison, on a page and of all */
     uint64_t strip_distance[SOFT_STRIP_GROUPS];
     uint64_t salt, salt_global; /* added to rip in lookup keys: code_key, scrambled */
 

@@ -39,8 +39,8 @@ struct soft_link {
     bool flags_in_memory;
     bool flags_anywhere; /* and in the host's, too */
     bool flags_dead; /* they are nowhere, and the target overwrites them: soft_vcpu.flags_dead */
-    uint8_t units;       /* UNIT_*: are loaded there */
-    bool behind;         /* leads to where the target has made sure of its own */
+    uint8_t units;   /* UNIT_*: are loaded there */
+    bool behind;     /* leads to where the target has made sure of its own */
 };
 
 enum site_reason {
@@ -239,6 +239,8 @@ struct strip {
     unsigned groups;
     bool displaced, indexed; /* names guest R9 to R11; has operands with base and index */
     bool walks;              /* has operands that do */
+    bool counted;            /* the loop goes on as long as a strip of it */
+    uint8_t turns;           /* the group that goes on to its next page within a strip, + 1; 0 */
     unsigned counter;        /* the register that tells the end */
     int32_t counter_step;
     int64_t by[16]; /* what registers have moved by at the last comparison */

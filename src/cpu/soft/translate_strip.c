@@ -12,8 +12,11 @@
  * at that place. A strip takes the place of the block's jump to itself, behind its poll; where a
  * page is not in the TLB, or too few iterations are left, that jump leads to the block as usual.
  *
- * Where an address moves so far in each iteration that a page lasts for a few only, a column of a
- * matrix say, that operand walks: its page is looked up at the end of each iteration for the next.
+ * One operand whose page lasts for less than a whole strip turns to its next page within it: the
+ * strip's comparison is with the last iteration on this page, and behind that the page is looked
+ * up. Where an address moves so far in each iteration that a page lasts for a few only, a column of
+ * a matrix say, that operand walks: its page is looked up at the end of each iteration for the
+ * next.
  *
  * Within a strip no event is taken, and no change of pages is noticed. It is as one long block for
  * whoever waits for a vCPU's next block boundary; ITERATIONS_MAX keeps it short.
@@ -27,6 +30,7 @@
 #define ITERATIONS_MIN 4
 #define ITERATIONS_FEW 6         /* are not worth a strip */
 #define STEP_MAX       (1 << 20) /* an iteration moves an address by this much at most */
+#define STEP_TURNS     64        /* from here on an operand had better turn to its next page */
 #define STEP_WALKS     1025      /* from here on it walks */
 #define SPAN_MAX       1024      /* what one look-up covers */
 
@@ -234,17 +238,37 @@ static bool is_repeatable(const struct x86_insn *insn)
 
 #define DISPLACED (7u << 9)
 
-/* Where an operand walks it has R10; R11 is needed to look its page up. */
-static void hosts_choose_walking(struct strip *strip)
+/* The operand whose pages are looked up within the strip has R10; R11 is needed for that. */
+static void hosts_choose_moving(struct strip *strip)
 {
-    struct strip_group *group = strip->group;
+    unsigned moving = strip->turns ? strip->turns - 1u : 0;
 
-    while (!group->walks)
-        group++;
-    group->host = HOST_R10;
+    while (!strip->turns && !strip->group[moving].walks)
+        moving++;
+    strip->group[moving].host = HOST_R10;
     for (unsigned g = 0; g < strip->groups && strip->groups == 2 && !strip->indexed; g++) {
-        if (!strip->group[g].walks)
+        if (g != moving && !strip->group[g].walks)
             strip->group[g].host = HOST_R11;
+    }
+}
+
+/* The operand that goes furthest, if its register is what tells the strip's end. */
+static void turn_choose(struct strip *strip)
+{
+    int32_t most = STEP_TURNS - 1;
+
+    if (strip->walks || strip->displaced)
+        return;
+    for (unsigned g = 0; g < strip->groups; g++) {
+        const struct strip_group *group = &strip->group[g];
+        int32_t far = group->step < 0 ? -group->step : group->step;
+
+        if (far <= most || group->base >= 16 || group->index != X86_REG_NONE ||
+            (group->read && group->written))
+            continue;
+        most = far;
+        strip->turns = (uint8_t)(g + 1);
+        strip->counter = group->base;
     }
 }
 
@@ -255,8 +279,8 @@ static void hosts_choose(struct strip *strip)
 
     if (strip->displaced)
         return;
-    if (strip->walks) {
-        hosts_choose_walking(strip);
+    if (strip->walks || strip->turns) {
+        hosts_choose_moving(strip);
         return;
     }
     if (strip->groups <= 2 && !strip->indexed) {
@@ -299,6 +323,7 @@ static bool strip_find(struct translation *tr)
     tr->strip.displaced |= (steps.used & DISPLACED) != 0;
     if (tr->strip.groups == 0 || !groups_settle(&tr->strip, &steps))
         return false;
+    turn_choose(&tr->strip);
     tr->strip.counter_step = (int32_t)steps.by[tr->strip.counter];
     hosts_choose(&tr->strip);
     return true;
@@ -418,6 +443,22 @@ static bool walker_begin(struct translation *tr, const struct strip_group *group
     return true;
 }
 
+static bool is_turning(const struct translation *tr, const struct strip_group *group)
+{
+    return group - tr->strip.group == tr->strip.turns - 1;
+}
+
+static bool turner_begin(struct translation *tr, const struct strip_group *group,
+                         struct failures *f)
+{
+    if (group->aligned_count == 0)
+        return true;
+    if (!group_address(tr, group, 0))
+        return false;
+    alignment_check(tr, group, f);
+    return true;
+}
+
 /* The TLB must have the page, for all that is done there and at one place on the host. The distance
  * goes to soft_vcpu.strip_distance. */
 static bool group_emit(struct translation *tr, const struct strip_group *group, struct failures *f)
@@ -428,6 +469,8 @@ static bool group_emit(struct translation *tr, const struct strip_group *group, 
 
     if (group->walks)
         return walker_begin(tr, group, f);
+    if (is_turning(tr, group))
+        return turner_begin(tr, group, f);
     if (!group_address(tr, group, 0))
         return false;
     alignment_check(tr, group, f);
@@ -470,7 +513,95 @@ static void limit_emit(struct translation *tr, struct failures *f)
         emit_imul_reg_imm(e, HOST_R10, strip->counter_step);
     tr_guest_to(tr, HOST_R11, strip->counter);
     emit_lea(e, HOST_R10, HOST_R10, HOST_R11, 0, (int32_t)strip->by[strip->counter]);
+    emit_mov_state_reg(e, strip->turns ? STATE(strip_end) : STATE(strip_limit), HOST_R10);
+}
+
+/* Between iterations. */
+struct turn {
+    int64_t ahead; /* from where the registers are to the next iteration's beginning, */
+    int32_t next;  /* and the counter's way to the next comparison */
+};
+
+/* R10 from where the group's lowest byte is in the page: how far it may go in later iterations. */
+static void turn_room(struct translation *tr, const struct strip_group *group)
+{
+    const int32_t last = (int32_t)GUEST_PAGE_SIZE - (group->high - group->low);
+    unsigned step = (unsigned)(group->step < 0 ? -group->step : group->step);
+
+    if (group->step > 0) {
+        emit_not(&tr->e, HOST_R10);
+        emit_alu_reg_imm(&tr->e, EMIT_ADD, HOST_R10, last + 1);
+    }
+    if (__builtin_popcount(step) == 1) {
+        emit_alu_reg_imm(&tr->e, EMIT_AND, HOST_R10, -(int32_t)step);
+    } else {
+        divide_emit(tr, step);
+        emit_imul_reg_imm(&tr->e, HOST_R10, (int32_t)step);
+    }
+}
+
+/* The counter's value where the page or the strip ends, whichever comes first. What is compared
+ * are distances, which can't overflow: the lesser in R10's place, strip_limit, or in R11. */
+static void turn_limit(struct translation *tr, const struct turn *turn)
+{
+    const enum host_register counter = tr_host_of(tr->strip.counter);
+    const bool down = tr->strip.counter_step < 0;
+    struct emit *e = &tr->e;
+    uint8_t *less;
+
+    emit_mov_reg_state(e, HOST_R11, STATE(strip_end));
+    emit_alu_reg_reg(e, EMIT_SUB, HOST_R11, counter);
+    emit_alu_reg_imm(e, EMIT_SUB, HOST_R11, turn->next);
+    if (down) {
+        emit_not(e, HOST_R11);
+        emit_alu_reg_imm(e, EMIT_ADD, HOST_R11, 1);
+    }
+    emit_alu_reg_state(e, EMIT_CMP, HOST_R11, STATE(strip_limit));
+    less = emit_jcc_rel32(e, EMIT_IF_BE);
+    emit_mov_reg_state(e, HOST_R11, STATE(strip_limit));
+    emit_patch_rel32(less, e->at);
+    if (down)
+        emit_not(e, HOST_R11);
+    emit_lea(e, HOST_R11, HOST_R11, counter, 0, turn->next + (down ? 1 : 0));
+    emit_mov_state_reg(e, STATE(strip_limit), HOST_R11);
+}
+
+/* The page of the next iteration's operand: its distance goes to R10. */
+static bool turn_emit(struct translation *tr, const struct turn *turn, struct failures *f)
+{
+    const struct strip_group *group = &tr->strip.group[tr->strip.turns - 1];
+    const int32_t array = ARRAY(group->read ? SOFT_READ : SOFT_WRITE);
+    struct emit *e = &tr->e;
+
+    if (!group_address(tr, group, turn->ahead))
+        return false;
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
+    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
+    fail_if(tr, f, EMIT_IF_A);
+    turn_room(tr, group);
     emit_mov_state_reg(e, STATE(strip_limit), HOST_R10);
+    emit_load(e, HOST_R10, HOST_R11, array + 8, 8);
+    emit_load(e, HOST_R11, HOST_R11, array, 8);
+    emit_alu_reg_reg(e, EMIT_SUB, HOST_R10, HOST_R11);
+    turn_limit(tr, turn);
+    return true;
+}
+
+/* Before the first iteration. */
+static bool turn_begin(struct translation *tr, struct failures *f)
+{
+    const struct turn turn = {.next = (int32_t)tr->strip.by[tr->strip.counter]};
+
+    if (tr->strip.turns == 0)
+        return true;
+    if (!turn_emit(tr, &turn, f))
+        return false;
+    emit_mov_state_reg(&tr->e, STRIP_DISTANCE(tr->strip.turns - 1), HOST_R10);
+    return true;
 }
 
 /* How many iterations there may be, pages aside. */
@@ -564,18 +695,63 @@ static void distance_emit(struct translation *tr, const struct count *count)
         emit_alu_reg_reg32(&tr->e, EMIT_SUB, HOST_R10, HOST_R11);
 }
 
-/* A strip of a few iterations costs more than it gives. */
+/* Whether the loop goes on at least until the counter has gone that far: its jump was taken just
+ * now, and is taken until the two are equal, or while the counter is on its side of the other. */
+static bool count_is_exact(const struct translation *tr, const struct count *count)
+{
+    const struct soft_op *ops = tr->block->ops;
+    const struct x86_insn *insn = &ops[tr->block->count - 2].insn;
+    unsigned first = insn->form == X86_FORM_REG_RM ? insn->reg : insn->rm;
+    bool below = (first == count->counter) == (count->step > 0); /* of the two, the first */
+
+    for (unsigned i = 0; i < tr->block->count - 1u && count->other != X86_REG_NONE; i++) {
+        if (tr_registers_written(&ops[i].insn) >> count->other & 1)
+            return false;
+    }
+    switch ((enum emit_condition)(ops[tr->block->count - 1].insn.opcode & 15)) {
+    case EMIT_IF_NE:
+        return true;
+    case EMIT_IF_B:
+    case EMIT_IF_BE:
+    case EMIT_IF_L:
+    case EMIT_IF_LE:
+        return below;
+    case EMIT_IF_A:
+    case EMIT_IF_AE:
+    case EMIT_IF_G:
+    case EMIT_IF_GE:
+        return !below;
+    default:
+        return false;
+    }
+}
+
+/* A strip of a few iterations costs more than it gives. Where it is known how many the loop itself
+ * has left, a strip has no more, and need not compare what the loop does. */
 static uint8_t *few_check(struct translation *tr)
 {
+    struct emit *e = &tr->e;
     struct count count;
-    int32_t far;
+    uint8_t *few, *less;
+    unsigned far;
 
     if (!count_settle(tr, &count))
         return NULL;
     distance_emit(tr, &count);
-    far = count.step < 0 ? -count.step : count.step;
-    emit_alu_reg_imm(&tr->e, EMIT_CMP, HOST_R10, ITERATIONS_FEW * far);
-    return emit_jcc_rel32(&tr->e, EMIT_IF_B);
+    far = (unsigned)(count.step < 0 ? -count.step : count.step);
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, ITERATIONS_FEW * (int32_t)far);
+    few = emit_jcc_rel32(e, EMIT_IF_B);
+    if (__builtin_popcount(far) != 1 || !count_is_exact(tr, &count))
+        return few;
+    tr->strip.counted = true;
+    if (far != 1)
+        emit_shift_imm(e, EMIT_SHR, HOST_R10, (unsigned)__builtin_ctz(far));
+    emit_alu_reg_imm(e, EMIT_SUB, HOST_R10, 1); /* the last is for the ordinary code to end */
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, ITERATIONS_MAX);
+    less = emit_jcc_rel32(e, EMIT_IF_A);
+    left_lower(tr);
+    emit_patch_rel32(less, e->at);
+    return few;
 }
 
 /* -- a strip -- */
@@ -750,6 +926,15 @@ static bool pointers_emit(struct translation *tr)
     return tr_x87_data_pointer(tr, &op);
 }
 
+/* A look-up has spoilt R11, which may be another operand's. */
+static void moving_done(struct translation *tr)
+{
+    for (unsigned n = 0; n < tr->strip.groups; n++) {
+        if (tr->strip.group[n].host == HOST_R11)
+            emit_mov_reg_state(&tr->e, HOST_R11, STRIP_DISTANCE(n));
+    }
+}
+
 /* At the comparison: what the next iteration accesses at the end of a walk's step. Where that is in
  * no TLB entry, this is the strip's last iteration. */
 static bool walkers_step(struct translation *tr, struct failures *ends)
@@ -770,29 +955,95 @@ static bool walkers_step(struct translation *tr, struct failures *ends)
         if (group->host == HOST_NONE)
             emit_mov_state_reg(&tr->e, STRIP_DISTANCE(n - 1), HOST_R10);
     }
-    for (unsigned n = 0; tr->strip.walks && n < tr->strip.groups; n++) {
-        if (tr->strip.group[n].host == HOST_R11)
-            emit_mov_reg_state(&tr->e, HOST_R11, STRIP_DISTANCE(n));
-    }
+    if (tr->strip.walks)
+        moving_done(tr);
     return true;
 }
 
 /* Whether this is the strip's last iteration. No flag is alive before the comparison. */
-static uint8_t *limit_check(struct translation *tr)
+static uint8_t *limit_check(struct translation *tr, enum emit_condition condition)
 {
     enum host_register counter = address_part(tr, tr->strip.counter);
 
     emit_alu_reg_state(&tr->e, EMIT_CMP, counter, STATE(strip_limit));
-    return emit_jcc_rel32(&tr->e, EMIT_IF_E);
+    return emit_jcc_rel32(&tr->e, condition);
+}
+
+/* At the comparison of the last iteration on a page; then on to `back`. */
+static bool turn_inside(struct translation *tr, uint8_t *back, struct failures *ends)
+{
+    const unsigned counter = tr->strip.counter;
+    const struct turn turn = {.ahead = tr->strip.counter_step - tr->strip.by[counter],
+                              .next = tr->strip.counter_step};
+
+    if (tr->strip.turns == 0)
+        return true;
+    emit_alu_reg_state(&tr->e, EMIT_CMP, tr_host_of(counter), STATE(strip_end));
+    fail_if(tr, ends, EMIT_IF_E);
+    if (!turn_emit(tr, &turn, ends))
+        return false;
+    moving_done(tr);
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), back);
+    return true;
+}
+
+/* An iteration's end where the loop goes on as long as the strip does. */
+static bool counted_end(struct translation *tr, uint8_t *again, struct failures *ends)
+{
+    uint8_t *over = limit_check(tr, tr->strip.walks ? EMIT_IF_E : EMIT_IF_NE);
+
+    if (!tr->strip.walks) {
+        emit_patch_rel32(over, again);
+        return turn_inside(tr, again, ends);
+    }
+    ends->place[ends->count++] = over;
+    if (!walkers_step(tr, ends))
+        return false;
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), again);
+    return true;
+}
+
+/* The same with the loop's own comparison. */
+static bool compared_end(struct translation *tr, uint8_t *again, struct failures *ends)
+{
+    const unsigned end = tr->block->count - 1;
+    const struct soft_op *ops = tr->block->ops;
+    uint8_t *limit = limit_check(tr, EMIT_IF_E), *compare = tr->e.at, *over;
+
+    if (!walkers_step(tr, ends) || !op_emit(tr, end - 1))
+        return false;
+    over = emit_jcc_rel32(&tr->e, (enum emit_condition)(ops[end].insn.opcode & 15));
+    emit_patch_rel32(over, again);
+    comparison_undo(tr, &ops[end - 1].insn);
+    if (tr->strip.turns == 0) {
+        ends->place[ends->count++] = limit;
+        return true;
+    }
+    over = emit_jmp_rel32(&tr->e);
+    emit_patch_rel32(limit, tr->e.at);
+    if (!turn_inside(tr, compare, ends))
+        return false;
+    emit_patch_rel32(over, tr->e.at);
+    return true;
+}
+
+/* To where the ordinary code's comparison was. */
+static bool loop_end(struct translation *tr, const struct failures *ends)
+{
+    for (unsigned i = 0; i < ends->count; i++)
+        emit_patch_rel32(ends->place[i], tr->e.at);
+    if (!pointers_emit(tr))
+        return false;
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), tr->op_at[tr->block->count - 2]);
+    return true;
 }
 
 static bool loop_emit(struct translation *tr)
 {
     const unsigned end = tr->block->count - 1;
-    const struct soft_op *ops = tr->block->ops;
     struct emit *e = &tr->e;
     struct failures ends = {.count = 0};
-    uint8_t *again, *over;
+    uint8_t *again;
 
     for (unsigned g = 0; g < tr->strip.groups; g++) {
         if (tr->strip.group[g].host != HOST_NONE)
@@ -806,18 +1057,9 @@ static bool loop_emit(struct translation *tr)
         if (!op_emit(tr, i))
             return false;
     }
-    ends.place[ends.count++] = limit_check(tr);
-    if (!walkers_step(tr, &ends) || !op_emit(tr, end - 1))
+    if (tr->strip.counted ? !counted_end(tr, again, &ends) : !compared_end(tr, again, &ends))
         return false;
-    over = emit_jcc_rel32(e, (enum emit_condition)(ops[end].insn.opcode & 15));
-    emit_patch_rel32(over, again);
-    comparison_undo(tr, &ops[end - 1].insn);
-    for (unsigned i = 0; i < ends.count; i++)
-        emit_patch_rel32(ends.place[i], e->at);
-    if (!pointers_emit(tr))
-        return false;
-    emit_patch_rel32(emit_jmp_rel32(e), tr->op_at[end - 1]);
-    return true;
+    return loop_end(tr, &ends);
 }
 
 /* To the block; but a strip that can't begin many times in a row and soon again is given up. */
@@ -848,6 +1090,8 @@ static bool strip_emit(struct translation *tr, struct soft_pace *pace)
             return false;
     }
     limit_emit(tr, &failures);
+    if (!turn_begin(tr, &failures))
+        return false;
     emit_mov_state_imm32(&tr->e, STATE(strip_patience), SOFT_PACE_MISSES);
     if (!loop_emit(tr))
         return false;
