@@ -8,7 +8,19 @@
 #define POINTERS       2
 #define ITERATIONS_MAX 320
 
+/* What ends a loop. */
+enum end {
+    END_POINTER_REGISTER, /* CMP of the first pointer with the bound; JNE */
+    END_POINTER_IMMEDIATE,
+    END_DEC,
+    END_SUB,
+    END_UP, /* CMP of the counter, which goes up or down, with the bound; JNE, JL, JA... */
+    END_DOWN,
+    END_KINDS
+};
+
 struct loop {
+    enum end end;
     uint8_t pointer[POINTERS], counter, bound;
     int32_t step[POINTERS];
     int32_t at[POINTERS]; /* from DATA_MIDDLE */
@@ -61,7 +73,8 @@ static void put_step(struct generator *g, uint8_t reg, int32_t step)
 
 static void loop_choose(struct generator *g, struct loop *loop)
 {
-    static const int32_t steps[] = {1, 4, 8, 8, 16, 16, 16, 24, 32, 64, 100, 256, 512, 1000};
+    static const int32_t steps[] = {1,  4,  8,   8,   16,  16,   16,   24,
+                                    32, 64, 100, 256, 512, 1000, 1040, 1536};
 
     *loop = (struct loop){.iterations = 1 + below(g, one_in(g, 3) ? ITERATIONS_MAX : 40)};
     for (unsigned i = 0; i < POINTERS; i++) {
@@ -77,6 +90,9 @@ static void loop_choose(struct generator *g, struct loop *loop)
     }
     loop->counter = keep_register(g);
     loop->bound = keep_register(g);
+    loop->end = (enum end)below(g, END_KINDS);
+    if (loop->end <= END_POINTER_IMMEDIATE && loop->step[0] == 0)
+        loop->end = END_SUB;
 }
 
 /* Through a pointer: [pointer + disp8], now and then with an index. */
@@ -160,29 +176,72 @@ static void loop_item(struct generator *g, const struct loop *loop)
     }
 }
 
+/* Of two registers. */
+static void put_cmp(struct generator *g, uint8_t first, uint8_t second, bool wide)
+{
+    put(g, (wide ? 0x48 : 0x40) | (second > 7 ? 4 : 0) | (first > 7), 1);
+    put(g, 0x39, 1);
+    put(g, 0xc0 | (second & 7u) << 3 | (first & 7u), 1);
+    g->count++;
+}
+
+/* The counter goes by one, and is compared; gives a condition under which the loop ends. */
+static uint8_t put_count(struct generator *g, const struct loop *loop)
+{
+    static const uint8_t below_bound[] = {0x82, 0x86, 0x8c, 0x8e}; /* JB, JBE, JL, JLE */
+    static const uint8_t above_bound[] = {0x87, 0x8f, 0x8d};       /* JA, JG, JGE */
+    const bool up = loop->end == END_UP, wide = one_in(g, 2), swap = one_in(g, 2);
+    unsigned n = below(g, up ? 4 : 3);
+
+    put_op(g, 0xff, up ? 0 : 1, loop->counter); /* INC, DEC */
+    if (!one_in(g, 2) && !wide)
+        g->code[g->length - 3] &= 0xf7; /* of 32 bits */
+    put_cmp(g, swap ? loop->bound : loop->counter, swap ? loop->counter : loop->bound, wide);
+    if (up && one_in(g, 3))
+        return 0x85; /* JNE */
+    if (!swap)
+        return up ? below_bound[n] : above_bound[n];
+    return up ? (const uint8_t[]){0x87, 0x83, 0x8f, 0x8d}[n]
+              : (const uint8_t[]){0x82, 0x8c, 0x8e}[n];
+}
+
 /* The comparison and the jump back; whatever happens, the loop ends. */
 static void loop_end(struct generator *g, const struct loop *loop, size_t begin)
 {
-    unsigned kind = below(g, 5);
+    uint8_t jump = 0x85; /* JNE */
 
-    if (kind == 0 && loop->step[0] != 0) {
-        put(g, 0x48 | (loop->bound > 7 ? 4 : 0) | (loop->pointer[0] > 7), 1); /* CMP */
-        put(g, 0x39, 1);
-        put(g, 0xc0 | (loop->bound & 7u) << 3 | (loop->pointer[0] & 7u), 1);
-        g->count++;
-    } else if (kind == 1 && loop->step[0] != 0) {
+    switch (loop->end) {
+    case END_POINTER_REGISTER:
+        put_cmp(g, loop->pointer[0], loop->bound, true);
+        break;
+    case END_POINTER_IMMEDIATE:
         put_op(g, 0x81, 7, loop->pointer[0]);
         put(g, DATA_MIDDLE + (uint64_t)(loop->at[0] + (int32_t)loop->iterations * loop->step[0]),
             4);
-    } else if (kind == 2) {
-        put_op(g, 0xff, 1, loop->counter); /* DEC */
-    } else {
+        break;
+    case END_DEC:
+        put_op(g, 0xff, 1, loop->counter);
+        break;
+    case END_SUB:
         put_op(g, 0x83, 5, loop->counter);
         put(g, 1, 1);
+        break;
+    default:
+        jump = put_count(g, loop);
     }
-    put(g, 0x850f, 2); /* JNE */
+    put(g, 0x0f | (unsigned)jump << 8, 2);
     put(g, begin - (g->length + 4), 4);
     g->count++;
+}
+
+static uint64_t bound_of(struct generator *g, const struct loop *loop)
+{
+    if (loop->end == END_UP)
+        return loop->iterations;
+    if (loop->end == END_DOWN)
+        return below(g, 3);
+    return DATA_MIDDLE +
+           (uint64_t)(int64_t)(loop->at[0] + (int32_t)loop->iterations * loop->step[0]);
 }
 
 void generate_loop(struct generator *g)
@@ -195,10 +254,8 @@ void generate_loop(struct generator *g)
     loop_choose(g, &loop);
     for (unsigned i = 0; i < POINTERS; i++)
         put_pointer(g, loop.pointer[i], DATA_MIDDLE + (uint64_t)(int64_t)loop.at[i]);
-    put_pointer(g, loop.counter, loop.iterations);
-    put_pointer(g, loop.bound,
-                DATA_MIDDLE +
-                    (uint64_t)(int64_t)(loop.at[0] + (int32_t)loop.iterations * loop.step[0]));
+    put_pointer(g, loop.counter, loop.end == END_UP ? 0 : loop.iterations);
+    put_pointer(g, loop.bound, bound_of(g, &loop));
     begin = g->length;
     for (unsigned i = 0; i < items + POINTERS; i++) {
         if (i % 2 == 1 && i / 2 < POINTERS)
