@@ -262,9 +262,9 @@ static void remap(u64 page, u64 frame, bool by_cr3)
         invlpg(TEST_REGION + page * 4096);
 }
 
-static void test_remapped(void)
+/* Page 0 calls into the next, which is page 1 or 2. */
+static void code_pages_fill(void)
 {
-    part("calls to a page that is remapped");
     for (u64 at = 0; at < 0x400; at++)
         code[at] = code[4096 + at] = code[8192 + at] = 0x90;
     PUT(0, p_caller);
@@ -272,6 +272,12 @@ static void test_remapped(void)
     memory_copy(code + 8192 + 0x100, second, sizeof second);
     memory_copy(code + 4096 + 0x240, first_end, sizeof first_end);
     memory_copy(code + 8192 + 0x240, second_end, sizeof second_end);
+}
+
+static void test_remapped(void)
+{
+    part("calls to a page that is remapped");
+    code_pages_fill();
     remap(0, ADDRESS(code), true);
     for (u64 i = 0; i < 200; i++) {
         u64 which = i < 50 ? 0 : i < 100 ? 1 : i & 1;
@@ -315,6 +321,104 @@ static void test_across(void)
         world_long(&c);
         CHECK_STOP("end", &c);
         CHECK("as last written", c.rax, code[4095] | (u64)code[0] << 8);
+    }
+}
+
+/* -- a library's page in two processes -- */
+
+static u64 other_pml4[512] __attribute__((aligned(4096)));
+static u64 other_pdpt[512] __attribute__((aligned(4096)));
+static u64 other_pd[512] __attribute__((aligned(4096)));
+static u64 other_pt[512] __attribute__((aligned(4096)));
+
+struct spaces {
+    u64 *entry[2]; /* of the page behind the library's */
+    u64 root[2], which[2];
+    u64 keep; /* bit 63 of CR3 where there are PCIDs */
+};
+
+#define LIBRARY 12u
+
+static struct spaces spaces_make(u64 global)
+{
+    memory_copy(other_pml4, boot_pml4, sizeof(other_pml4));
+    memory_copy(other_pdpt, boot_pdpt, sizeof(other_pdpt));
+    other_pml4[0] = ADDRESS(other_pdpt) | 7;
+    other_pdpt[2] = ADDRESS(other_pd) | 7;
+    other_pd[0] = ADDRESS(other_pt) | 7;
+    other_pt[LIBRARY] = ADDRESS(code) | 7 | global;
+    other_pt[LIBRARY + 1] = (ADDRESS(code) + 8192) | 7;
+    map(LIBRARY, ADDRESS(code) | global);
+    map(LIBRARY + 1, ADDRESS(code) + 4096);
+    return (struct spaces){.entry = {&test_pt[LIBRARY + 1], &other_pt[LIBRARY + 1]},
+                           .root = {cr3_get() & ~0xffful, ADDRESS(other_pml4)},
+                           .which = {0, 1}};
+}
+
+/* Calls, jumps and falls from the page that both have into the one that each has for itself. */
+static void library_run(u64 which)
+{
+    struct context c = context_kernel((u8 *)TEST_REGION + LIBRARY * 4096);
+
+    c.rsp = STACK_TOP;
+    world_long(&c);
+    CHECK_STOP("end", &c);
+    CHECK("called its own", c.rbx, which + 1);
+    CHECK("jumped to its own", c.rcx, which + 1);
+    c = context_kernel((u8 *)TEST_REGION + (LIBRARY + 1) * 4096 - 4);
+    world_long(&c);
+    CHECK_STOP("end", &c);
+    CHECK("fell into its own", c.rax, 0x107 + which * 0x100);
+}
+
+/* In either space by turns, whose page behind the library's is exchanged now and then. */
+static void spaces_run(struct spaces *s)
+{
+    u64 random = 1, me = 0;
+
+    for (u64 i = 0; i < 600; i++) {
+        random = random * 6364136223846793005ul + 1442695040888963407ul;
+        if (i > 100 && random >> 62) {
+            me ^= 1;
+            cr3_set(s->root[me] | s->keep);
+        }
+        if (i > 200 && (random >> 40) % 8 == 0) {
+            s->which[me] ^= 1;
+            *s->entry[me] = (ADDRESS(code) + 4096 * (1 + s->which[me])) | 7;
+            invlpg(TEST_REGION + (LIBRARY + 1) * 4096);
+        }
+        library_run(s->which[me]);
+    }
+    cr3_set(s->root[0]);
+}
+
+static void test_library(void)
+{
+    static const u8 head[] = {0xff, 0xc3, 0xb8, 7}; /* INC EBX, MOV EAX */
+    static const u8 ends[2][5] = {{1, 0, 0, 0xcd, 0x81}, {2, 0, 0, 0xcd, 0x81}};
+    u64 cr4 = cr4_get(), root = cr3_get();
+
+    code_pages_fill();
+    memory_copy(code + 4096 - sizeof head, head, sizeof head);
+    memory_copy(code + 4096, ends[0], sizeof ends[0]);
+    memory_copy(code + 8192, ends[1], sizeof ends[1]);
+    for (u64 i = 0; i < 4; i++) {
+        part(i & 2 ? "a library in two processes, with PCIDs" : "a library in two processes");
+        if (i & 2 && !has(FEATURE_PCID))
+            break;
+        struct spaces s = spaces_make(i & 1 ? 1ul << 8 : 0);
+        cr4_set(cr4 | (i & 1 ? CR4_PGE : 0) | (i & 2 ? CR4_PCIDE : 0));
+        if (i & 2) {
+            s.keep = 1ul << 63;
+            s.root[0] |= 3;
+            s.root[1] |= 4;
+        }
+        cr3_set(s.root[1]);
+        cr3_set(s.root[0]);
+        spaces_run(&s);
+        cr3_set(root);
+        cr4_set(cr4 & ~CR4_PGE); /* drops global translations */
+        cr4_set(cr4);
     }
 }
 
@@ -507,6 +611,7 @@ void guest_main(void)
     test_modified();
     test_remapped();
     test_across();
+    test_library();
     test_caller_remapped();
     test_runs();
     test_traps();
