@@ -91,9 +91,6 @@ static bool vector_usable(const struct generator *g, const uint8_t *b, struct x8
     /* Of an element across two pages the host names no place that the manual knows. */
     if (v.memory != X86_MEMORY_PLAIN && (insn->displacement & (v.element - 1)))
         return false;
-    /* VCVTPS2PH to memory sets MXCSR's flags even if its store faults then; ours does not. */
-    if (insn->map == 3 && insn->opcode == 0x1d && insn->memory)
-        return false;
     /* A MMX instruction that faults on its memory has set TOP to 0 on the host; on ours it has not.
      */
     if (insn->memory && (v.unit == X86_UNIT_MMX || v.reg.class == X86_CLASS_MMX) &&

@@ -446,8 +446,10 @@ static void stub_run(struct soft_vcpu *c, const struct soft_op *op, const struct
         simd_run(&r, stub);
     else
         stub->run(&r.frame);
-    if (v->memory_access & X86_OPERAND_WRITE)
+    if (v->memory_access & X86_OPERAND_WRITE) {
+        c->vector.mxcsr |= r.raised; /* as CPUs do, even if the store then faults */
         memory_end(&r);
+    }
     commit(&r);
 }
 
