@@ -91,11 +91,6 @@ static bool vector_usable(const struct generator *g, const uint8_t *b, struct x8
     /* Of an element across two pages the host names no place that the manual knows. */
     if (v.memory != X86_MEMORY_PLAIN && (insn->displacement & (v.element - 1)))
         return false;
-    /* A MMX instruction that faults on its memory has set TOP to 0 on the host; on ours it has not.
-     */
-    if (insn->memory && (v.unit == X86_UNIT_MMX || v.reg.class == X86_CLASS_MMX) &&
-        (insn->displacement & -64 & 0x1fff) != insn->displacement)
-        return false;
     return !writes_fixed(g, &v.reg) && !writes_fixed(g, &v.rm) && !writes_fixed(g, &v.vvvv);
 }
 

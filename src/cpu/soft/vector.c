@@ -447,7 +447,10 @@ static void stub_run(struct soft_vcpu *c, const struct soft_op *op, const struct
     else
         stub->run(&r.frame);
     if (v->memory_access & X86_OPERAND_WRITE) {
-        c->vector.mxcsr |= r.raised; /* as CPUs do, even if the store then faults */
+        /* As CPUs do, even if the store then faults. */
+        c->vector.mxcsr |= r.raised;
+        if (v->flags & X86_VECTOR_ENTERS_MMX)
+            x87_top_set(c->vector.fxsave, 0);
         memory_end(&r);
     }
     commit(&r);
