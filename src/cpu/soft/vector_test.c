@@ -20,6 +20,7 @@
 #include <ucontext.h>
 
 #include "cpu/soft/soft.h"
+#include "cpu/soft/vector.h"
 #include "cpu/x86/vector.h"
 
 #define PAGE 4096u
@@ -669,7 +670,16 @@ static bool is_split_store(const struct fuzz *f)
     return f->native_vector == X86_PF && f->op.insn.op == X86_OP_X87;
 }
 
-/* After a fault nothing may have changed but MXCSR's flags; a gather may have got on. */
+static bool is_mmx_store(const struct fuzz *f)
+{
+    const struct x86_insn *insn = &f->op.insn;
+
+    return insn->vex == X86_VEX_NONE && insn->map == 1 && insn->memory && insn->pp == 0 &&
+           (insn->opcode == 0x7e || insn->opcode == 0x7f || insn->opcode == 0xe7);
+}
+
+/* After a fault nothing may have changed but MXCSR's flags, and TOP before an MMX store; a gather
+ * may have got on. */
 static bool fault_differs(struct fuzz *f)
 {
     if (differs(f, "exception", &engine_vector, &f->native_vector, sizeof engine_vector))
@@ -677,8 +687,10 @@ static bool fault_differs(struct fuzz *f)
     if (is_gather(f))
         return false;
     f->after = f->before;
-    if (f->native_vector == X86_XM)
+    if (f->native_vector == X86_XM || f->native_vector == X86_PF)
         memcpy(f->after.fx + 24, &trap.mxcsr, 4);
+    if (f->native_vector == X86_PF && is_mmx_store(f))
+        x87_top_set(f->after.fx, 0);
     if (f->native_vector == X86_XM && is_dot_product(f)) /* stops half-way: see vector.c */
         memcpy(f->after.fx + 24, &f->c->vector.mxcsr, 4);
     if (f->native_vector == X86_XM && f->c->vector.mxcsr & ~(f->c->vector.mxcsr >> 7) & 0x18)
