@@ -437,6 +437,7 @@ static void stub_run(struct soft_vcpu *c, const struct soft_op *op, const struct
     r.op = op;
     r.v = v;
     r.destination = NULL;
+    r.linear = 0;
     r.raised = 0;
     state_check(c, v);
     if (v->memory_access)
@@ -447,8 +448,9 @@ static void stub_run(struct soft_vcpu *c, const struct soft_op *op, const struct
     else
         stub->run(&r.frame);
     if (v->memory_access & X86_OPERAND_WRITE) {
-        /* As CPUs do, even if the store then faults. */
-        c->vector.mxcsr |= r.raised;
+        /* As CPUs do, even if the store then faults; MXCSR only by a page. */
+        if (soft_is_canonical(r.linear))
+            c->vector.mxcsr |= r.raised;
         if (v->flags & X86_VECTOR_ENTERS_MMX)
             x87_top_set(c->vector.fxsave, 0);
         memory_end(&r);

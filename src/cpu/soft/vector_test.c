@@ -99,6 +99,7 @@ struct trap {
     sigjmp_buf jump;
     int vector;
     uint32_t mxcsr;
+    uint16_t fsw;
 };
 static struct trap trap; /* the signal handler can be given nothing */
 
@@ -110,6 +111,7 @@ static void trap_taken(int signal, siginfo_t *info, void *context)
     (void)info;
     trap.vector = (int)u->uc_mcontext.gregs[REG_TRAPNO];
     trap.mxcsr = u->uc_mcontext.fpregs->mxcsr;
+    trap.fsw = u->uc_mcontext.fpregs->swd;
     siglongjmp(trap.jump, 1);
 }
 
@@ -689,8 +691,8 @@ static bool fault_differs(struct fuzz *f)
     f->after = f->before;
     if (f->native_vector == X86_XM || f->native_vector == X86_PF)
         memcpy(f->after.fx + 24, &trap.mxcsr, 4);
-    if (f->native_vector == X86_PF && is_mmx_store(f))
-        x87_top_set(f->after.fx, 0);
+    if (f->native_vector != X86_UD && is_mmx_store(f))
+        x87_top_set(f->after.fx, trap.fsw >> 11 & 7);
     if (f->native_vector == X86_XM && is_dot_product(f)) /* stops half-way: see vector.c */
         memcpy(f->after.fx + 24, &f->c->vector.mxcsr, 4);
     if (f->native_vector == X86_XM && f->c->vector.mxcsr & ~(f->c->vector.mxcsr >> 7) & 0x18)
