@@ -1,17 +1,17 @@
 /*
  * The CPU engine interface: nothing above src/cpu/ knows which engine runs, except to name it.
  *
- * A vCPU is run by one thread, its own; only vcpu_kick() and vcpu_interrupt_set() may come from
- * others. run() executes guest code until something needs the VM: it never calls a device.
+ * A vCPU is run by one thread, its own; only kick() and interrupt_set() may come from others. run()
+ * executes guest code until something needs the VM: it never calls a device.
  *
  * Completing an exit: for a read (port, MMIO, MSR), fill the exit's value and call run() again
  * with the same struct; the engine finishes the instruction. An instruction with several accesses
  * exits once for each, and no access is ever repeated.
  *
- * Interrupts: the VM's interrupt controller calls vcpu_interrupt_set(true) whenever it holds a
+ * Interrupts: the VM's interrupt controller calls interrupt_set(true) whenever it holds a
  * deliverable vector. When the guest can take it (IF, no shadow), run() exits with
- * CPU_EXIT_INTERRUPT; the VM acknowledges its controller and calls vcpu_inject().
- * After CPU_EXIT_HALT with IF set the VM may inject at once.
+ * CPU_EXIT_INTERRUPT; the VM acknowledges its controller and calls inject(). After CPU_EXIT_HALT
+ * with IF set the VM may inject at once.
  */
 #ifndef FREEHOLD_CPU_CPU_H
 #define FREEHOLD_CPU_CPU_H
@@ -26,7 +26,7 @@
 #include "mem/mem.h"
 
 enum cpu_exit_kind {
-    CPU_EXIT_KICKED,    /* vcpu_kick() was called: look at the VM's requests, run again */
+    CPU_EXIT_KICKED,    /* kick() was called: look at the VM's requests, run again */
     CPU_EXIT_IO,        /* port I/O, one unit of 1, 2 or 4 bytes */
     CPU_EXIT_MMIO,      /* an access to a guest-physical address with no RAM (or a ROM write) */
     CPU_EXIT_MSR,       /* an MSR the engine does not own: LAPIC, paravirtual clock, unknown */

@@ -5,7 +5,8 @@
  */
 #include "cpu/soft/code_internal.h"
 
-bool soft_op_sets_rip(const struct x86_insn *insn)
+/* Whether the operation's handler sets c->rip itself. */
+static bool sets_rip(const struct x86_insn *insn)
 {
     switch (insn->op) {
     case X86_OP_MOVS:
@@ -50,7 +51,7 @@ bool soft_op_sets_rip(const struct x86_insn *insn)
 
 bool soft_op_ends_block(const struct x86_insn *insn)
 {
-    if (soft_op_sets_rip(insn))
+    if (sets_rip(insn))
         return true;
     switch (insn->op) {
     case X86_OP_MOV_TO_CR:
@@ -128,7 +129,7 @@ static void op_bind(struct soft_vcpu *c, struct soft_op *op, enum x86_decode_res
         op->run = result == X86_DECODE_TOO_LONG ? op_too_long : op_undefined;
         op->insn.op = X86_OP_INVALID;
     }
-    op->sets_rip = soft_op_sets_rip(&op->insn);
+    op->sets_rip = sets_rip(&op->insn);
 }
 
 enum x86_decode_result soft_op_decode(struct soft_vcpu *c, const struct soft_window *window,

@@ -148,8 +148,7 @@ void soft_exclusive_end(struct soft_vcpu *c);
 /* SOFT_REQUEST_STOP: waits until the other one has done its work. */
 void soft_exclusive_yield(struct soft_vcpu *c);
 
-/* Whether the handler of `op` sets c->rip itself, and whether a block must end after it. */
-bool soft_op_sets_rip(const struct x86_insn *insn);
+/* Whether a block must end after the operation. */
 bool soft_op_ends_block(const struct x86_insn *insn);
 /* Whether events and the mode must be looked at after its interpreted twin, though translated code
  * need not end a block at it. Its handler ends the running block by op_end. */

@@ -316,7 +316,7 @@ static void rename_random(struct check *c, struct emit_rename *rename)
         rename->memory_base = HOST_NONE;
 }
 
-/* Operations that must always be encoded (but for the exceptions in may_refuse()). */
+/* Operations that must always be encoded (but for the exceptions in must_refuse()). */
 static bool is_plain(unsigned op)
 {
     static const uint16_t others[] = {

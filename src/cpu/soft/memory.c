@@ -329,16 +329,6 @@ void soft_store_bytes(struct soft_vcpu *c, uint64_t linear, const void *from, un
     span_store(&s, from);
 }
 
-void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access)
-{
-    uint8_t *host = tlb_find(c, linear, 1, access);
-
-    if (host || c->privilege == SOFT_CHECKED)
-        return host;
-    soft_probe(c, linear, 1, access);
-    return tlb_find(c, linear, 1, access);
-}
-
 void soft_probe(struct soft_vcpu *c, uint64_t linear, unsigned length, enum soft_access access)
 {
     if (tlb_find(c, linear, length, access))
@@ -437,11 +427,6 @@ void soft_system_probe(struct soft_vcpu *c, uint64_t linear, unsigned length,
 void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value, unsigned size)
 {
     store_privileged(span_as(c, linear, size, privilege_as(c, cpl)), value);
-}
-
-uint64_t soft_load_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned size)
-{
-    return load_privileged(span_as(c, linear, size, privilege_as(c, cpl)));
 }
 
 void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned length,

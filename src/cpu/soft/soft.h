@@ -123,7 +123,7 @@ _Static_assert(SOFT_IO_LOG >= X86_XSAVE_BYTES / 8 + 64, "the longest instruction
 #define SOFT_REQUEST_KICK       0x01u
 #define SOFT_REQUEST_INTERRUPT  0x02u /* level: the interrupt controller holds a vector */
 #define SOFT_REQUEST_NMI        0x04u
-#define SOFT_REQUEST_INVALIDATE 0x08u /* code pages in soft_vm.invalidations have changed */
+#define SOFT_REQUEST_INVALIDATE 0x08u /* code has changed: code.c has left notes */
 #define SOFT_REQUEST_TLB        0x10u /* write entries of pages that became code must go */
 #define SOFT_REQUEST_CLEAR      0x20u /* this vCPU's own: the caches of code are full */
 #define SOFT_REQUEST_STOP       0x40u /* another one wants to be alone: see soft_exclusive_begin() */
@@ -245,7 +245,7 @@ struct soft_vcpu {
     bool stepping;       /* the running instruction is run alone (see run.c) */
     bool under_mov_ss;   /* while stepping: ... and under the shadow of MOV SS or POP SS */
     bool trap_dropped;   /* the running instruction (INT n, SYSCALL) takes no single-step trap */
-    bool inject_waiting; /* vcpu_inject() was called */
+    bool inject_waiting; /* the engine's inject() was called */
     uint8_t inject_vector;
     bool counted; /* run() ends with CPU_EXIT_PAUSE when no fuel is left, and never else so */
     bool partial; /* the last operation, a REP, is not complete: it was not counted */
@@ -425,7 +425,6 @@ void soft_system_probe(struct soft_vcpu *c, uint64_t linear, unsigned length,
 /* With the privilege of `cpl` (stack pushes on the way to an inner or outer ring). */
 void soft_store_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, uint64_t value,
                    unsigned size);
-uint64_t soft_load_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned size);
 void soft_probe_as(struct soft_vcpu *c, uint8_t cpl, uint64_t linear, unsigned length,
                    enum soft_access access);
 
@@ -437,14 +436,9 @@ void soft_rmw_end(struct soft_vcpu *c);
 /* With a trail: notes that guest memory at `host` is about to change. */
 void soft_trail_store(struct soft_vcpu *c, const void *host, unsigned length);
 
-/* Host pointer to one byte and the rest of its page, for runs of accesses; NULL: take them one by
- * one (memory-mapped I/O, decoded code, watched). May fault as an access would. */
-void *soft_page_host(struct soft_vcpu *c, uint64_t linear, enum soft_access access);
-
 /* -- TLBs (tlb.c) -- */
 void soft_tlb_flush(struct soft_vcpu *c); /* all, global ones too */
 void soft_pkru_set(struct soft_vcpu *c, uint32_t value);
-void soft_tlb_flush_local(struct soft_vcpu *c);                 /* this PCID's */
 void soft_tlb_flush_spaces(struct soft_vcpu *c);                /* all but global ones */
 void soft_tlb_flush_page(struct soft_vcpu *c, uint64_t linear); /* INVLPG */
 void soft_tlb_flush_pcid(struct soft_vcpu *c, uint16_t pcid);

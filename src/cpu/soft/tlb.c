@@ -249,8 +249,8 @@ void soft_tlb_flush(struct soft_vcpu *c)
     soft_code_forget_addresses(c);
 }
 
-/* Global pages stay in the kernel's TLBs. */
-void soft_tlb_flush_local(struct soft_vcpu *c)
+/* This PCID's entries; global pages stay in the kernel's TLBs. */
+static void flush_local(struct soft_vcpu *c)
 {
     soft_slots_clear(c);
     soft_count(&c->counters.flush_local);
@@ -261,7 +261,7 @@ void soft_tlb_flush_local(struct soft_vcpu *c)
 
 void soft_tlb_flush_spaces(struct soft_vcpu *c)
 {
-    soft_tlb_flush_local(c);
+    flush_local(c);
     for (unsigned i = 0; i < SOFT_SPACES; i++) {
         if (i != c->tlbs->now && c->tlbs->space[i].pcid != NO_PCID)
             space_drop(c, i);
@@ -325,7 +325,7 @@ void soft_tlb_flush_pcid(struct soft_vcpu *c, uint16_t pcid)
     unsigned i = space_find(c->tlbs, pcid);
 
     if (i == c->tlbs->now)
-        soft_tlb_flush_local(c);
+        flush_local(c);
     else if (i < SOFT_SPACES)
         space_drop(c, i);
 }

@@ -141,7 +141,8 @@ static const struct entry entries[X86_OP_COUNT] = {
 };
 /* clang-format on */
 
-uint16_t x86_condition_flags(unsigned condition)
+/* What a condition (the low four bits of Jcc's, SETcc's and CMOVcc's opcode) depends on. */
+static uint16_t condition_flags(unsigned condition)
 {
     static const uint16_t reads[8] = {OF, CF, ZF, CF | ZF, SF, PF, SF | OF, SF | OF | ZF};
 
@@ -213,7 +214,7 @@ void x86_flags_of(const struct x86_insn *insn, const struct x86_vector_insn *vec
     case X86_OP_JCC:
     case X86_OP_CMOV:
     case X86_OP_SETCC:
-        out->read = x86_condition_flags(insn->opcode);
+        out->read = condition_flags(insn->opcode);
         break;
     case X86_OP_ROL:
     case X86_OP_ROR:

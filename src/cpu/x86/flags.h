@@ -42,7 +42,4 @@ void x86_flags_of(const struct x86_insn *insn, const struct x86_vector_insn *vec
  * mode decides when the instruction runs (BMI, ADX, POPCNT, CRC32...). */
 bool x86_insn_may_fault(const struct x86_insn *insn);
 
-/* What a condition (the low four bits of Jcc's, SETcc's and CMOVcc's opcode) depends on. */
-uint16_t x86_condition_flags(unsigned condition);
-
 #endif
