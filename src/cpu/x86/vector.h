@@ -95,7 +95,7 @@ bool x86_x87_describe(const struct x86_insn *insn, struct x86_vector_insn *out);
 bool x86_evex_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
                        struct x86_vector_insn *out);
 
-/* The VEX-encoded instructions on opmasks (evex.c). */
+/* The VEX-encoded instructions on opmasks (opmask.c). */
 bool x86_opmask_describe(const struct x86_insn *insn, const bool feature[X86_FEATURE_COUNT],
                          struct x86_vector_insn *out);
 

@@ -427,3 +427,13 @@ int64_t guest_wait(struct guest_ring *ring)
     }
     return written;
 }
+
+void guest_pattern_fill(struct guest *guest, uint64_t gpa, uint8_t seed, unsigned length)
+{
+    for (unsigned i = 0; i < length; i++) {
+        uint8_t byte = (uint8_t)(seed + i * 7 + (i >> 8));
+
+        if (mem_write(guest->mem, gpa + i, &byte, 1) < 0)
+            return;
+    }
+}

@@ -106,6 +106,8 @@ int64_t guest_wait(struct guest_ring *ring);
 
 uint16_t guest_load16(struct guest *guest, uint64_t gpa);
 void guest_store16(struct guest *guest, uint64_t gpa, uint16_t value);
+/* Fills memory with bytes that differ. */
+void guest_pattern_fill(struct guest *guest, uint64_t gpa, uint8_t seed, unsigned length);
 void guest_sleep_ms(unsigned ms);
 
 #endif
