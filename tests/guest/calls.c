@@ -600,6 +600,36 @@ static void test_counting(void)
     CHECK("branches", c.rax, 0x15);
 }
 
+/* As many instructions as a block may have, of those with the most ways out of it. */
+CODE64(o_call, ".rept 47\n clac\n .endr\n call *(%rdi)\n mov $7, %eax" STOP);
+CODE64(o_jump, ".rept 47\n clac\n .endr\n jmp *(%rdi)" STOP);
+CODE64(o_none, ".rept 48\n clac\n .endr\n mov $7, %eax" STOP);
+CODE64(o_return, "ret");
+CODE64(o_stop, "mov $7, %eax" STOP);
+
+static void test_ways_out(void)
+{
+    const u64 target = ADDRESS(code) + 4096, stop = target + 64;
+
+    part("many ways out of a block");
+    if (!has(FEATURE_SMAP))
+        return;
+    PUT(0, o_call);
+    PUT(1024, o_jump);
+    PUT(2048, o_none);
+    PUT(4096, o_return);
+    PUT(4096 + 64, o_stop);
+    struct context c = run_often(code, ADDRESS(&target), 0);
+    CHECK_STOP("a call behind them", &c);
+    CHECK("came back", c.rax, 7);
+    c = run_often(code + 1024, ADDRESS(&stop), 0);
+    CHECK_STOP("a jump", &c);
+    CHECK("arrived", c.rax, 7);
+    c = run_often(code + 2048, 0, 0);
+    CHECK_STOP("the next block", &c);
+    CHECK("arrived", c.rax, 7);
+}
+
 void guest_main(void)
 {
     test_elsewhere();
@@ -617,4 +647,5 @@ void guest_main(void)
     test_traps();
     test_steps();
     test_counting();
+    test_ways_out();
 }

@@ -1,5 +1,5 @@
 /*
- * Page walks and the TLBs of the soft engine.
+ * Page walks, and what they put into the TLBs (tlb.c).
  *
  * Source: AMD APM vol. 2, ch. 5; Intel SDM vol. 3, ch. 4. A TLB entry stands for a permission
  * already judged: there is one TLB per way of judging (enum soft_privilege) and one array in it per
@@ -163,6 +163,7 @@ static bool walk_narrow(struct walk *w, struct soft_page *page)
     if (!entry_usable(w, 0))
         return false;
     page->gpa = (w->entry[1].value & 0xfffff000u) | (w->linear & 0xfff);
+    page->shift = 12;
     return true;
 }
 

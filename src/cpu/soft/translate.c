@@ -46,8 +46,12 @@ void tr_measure(const struct soft_vcpu *c, struct emit *e, int32_t counter)
 
 struct cold *tr_cold_add(struct translation *tr, uint8_t *place, enum cold_kind kind)
 {
-    struct cold *cold = &tr->cold[tr->cold_count++];
+    struct cold *cold = &tr->cold[TR_COLD_MAX - 1];
 
+    if (tr->cold_count < TR_COLD_MAX)
+        cold = &tr->cold[tr->cold_count++];
+    else
+        tr->e.full = true; /* as if there were no room for the code */
     *cold = (struct cold){.place = place,
                           .kind = kind,
                           .recipe = tr->flags_memory ? 0 : tr->flags_recipe,

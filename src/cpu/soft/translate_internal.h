@@ -249,8 +249,11 @@ struct strip {
 };
 #define STRIP_DISTANCE(group) (STATE(strip_distance[0]) + 8 * (int32_t)(group))
 
-#define UNIT_VECTOR           1u
-#define UNIT_X87              2u
+/* Most operations have one or two; CLAC has four, a call that ends its block six. */
+#define TR_COLD_MAX (6 * SOFT_BLOCK_OPS_MAX)
+
+#define UNIT_VECTOR 1u
+#define UNIT_X87    2u
 
 /* From `cold` on not cleared for each block. */
 struct translation {
@@ -272,7 +275,7 @@ struct translation {
     unsigned looked_count;
     unsigned cold_count;
     uint8_t *body, *body_end, *cold_begin; /* in the writable view */
-    struct cold cold[4 * SOFT_BLOCK_OPS_MAX];
+    struct cold cold[TR_COLD_MAX];
     uint8_t *op_at[SOFT_BLOCK_OPS_MAX]; /* where each operation's code begins */
     struct shared shared[SOFT_SHARED];
     uint8_t shared_of[SOFT_BLOCK_OPS_MAX]; /* by operation: which it is in, + 1; 0: none */
