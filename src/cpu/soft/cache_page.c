@@ -102,7 +102,7 @@ uint8_t *soft_cache_rely(struct soft_vcpu *c, struct soft_block *block, struct s
         page_find(c, (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff));
     uint8_t *bytes = cache->arena + cache->arena_used;
 
-    if (!soft_cache_has_room(c, BLOCK_BYTES_MAX))
+    if (block->ahead_count == SOFT_AHEAD_MAX || !soft_cache_has_room(c, BLOCK_BYTES_MAX))
         return NULL;
     cache->arena_used += ((uint64_t)(range.to - range.from) + 15) & ~UINT64_C(15);
     block->ahead_bytes[block->ahead_count] = bytes;

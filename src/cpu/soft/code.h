@@ -8,6 +8,7 @@
 #include "cpu/soft/soft.h"
 
 #define SOFT_BLOCK_OPS_MAX 48
+#define SOFT_AHEAD_MAX     2 /* both targets of a Jcc */
 
 /* Bytes of a page: offsets, `to` excluded. */
 struct soft_range {
@@ -23,7 +24,7 @@ struct soft_block {
     uint16_t bytes; /* on its first byte's page */
     uint16_t count;
     /* Code elsewhere in the page that the translation relies on: offsets in the page. */
-    struct soft_range ahead[2];
+    struct soft_range ahead[SOFT_AHEAD_MAX];
     uint8_t ahead_count;
     uint8_t mode; /* what decoding depends on: see soft_code_mode() */
     bool valid;
@@ -39,7 +40,7 @@ struct soft_block {
     uint8_t units_bytes;        /* and how many bytes that takes */
     struct soft_link *incoming; /* jumps of translated code that lead here */
     const uint8_t *second;      /* the second page, on the host, of an instruction that has two */
-    const uint8_t *ahead_bytes[2];
+    const uint8_t *ahead_bytes[SOFT_AHEAD_MAX];
     uint8_t *away[2];    /* where the entries lead while it is dropped; NULL: nowhere yet */
     uint32_t link_first; /* the translation's own links, link_count of them */
     uint8_t link_count;
@@ -66,8 +67,8 @@ static inline struct soft_op *soft_block_ops(struct soft_vcpu *c, struct soft_bl
 /* A copy of an operation that stays as long as all code does. There must be room for it. */
 const struct soft_op *soft_op_keep(struct soft_vcpu *c, const struct soft_op *op);
 
-/* A change of these bytes of the block's page drops the block from now on. At most two ranges.
- * Gives the bytes as they are now; NULL: there is no room for them. */
+/* A change of these bytes of the block's page drops the block from now on. Gives the bytes as they
+ * are now; NULL: there is no room for them, or the block has SOFT_AHEAD_MAX ranges already. */
 const uint8_t *soft_code_rely(struct soft_vcpu *c, struct soft_block *block,
                               struct soft_range range);
 

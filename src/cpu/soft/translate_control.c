@@ -87,7 +87,7 @@ struct guard {
 static struct guard guard_emit(struct translation *tr)
 {
     struct emit *e = &tr->e;
-    struct guard guard;
+    struct guard guard = {0};
 
     guard.key = emit_mov_reg_patched64(e, HOST_R11);
     emit_alu_reg_state(e, EMIT_SUB, HOST_R11, STATE(salt));
@@ -136,7 +136,7 @@ static struct guard page_guard_emit(struct translation *tr, int32_t target)
 static struct guard page_guard_emit_quiet(struct translation *tr)
 {
     struct emit *e = &tr->e;
-    struct guard guard;
+    struct guard guard = {0};
     uint8_t *hit, *page;
 
     emit_mov_reg_reg(e, HOST_R11, HOST_RCX);

@@ -149,11 +149,11 @@ unsigned soft_translator_parts(const struct soft_vcpu *c,
                                struct soft_part parts[SOFT_TRANSLATOR_PARTS])
 {
     struct soft_translator *t = c->translator;
-    size_t own, cold;
+    size_t own, cold, paces;
 
     if (!t)
         return 0;
-    /* Code in the making is not counted yet. */
+    /* Code in the making, and a strip's pace, are not counted yet. */
     own = t->used + TR_CODE_ROOM;
     cold = t->cold_used - t->cold_from + TR_CODE_ROOM;
     parts[0] = (struct soft_part){t->write, own, &t->held[0]};
@@ -162,8 +162,8 @@ unsigned soft_translator_parts(const struct soft_vcpu *c,
         (struct soft_part){(uint8_t *)t->links, t->link_count * sizeof *t->links, &t->held[2]};
     parts[3] =
         (struct soft_part){(uint8_t *)t->sites, t->site_count * sizeof *t->sites, &t->held[3]};
-    parts[4] =
-        (struct soft_part){(uint8_t *)t->paces, t->pace_count * sizeof *t->paces, &t->held[4]};
+    paces = (t->pace_count + 1) * sizeof *t->paces;
+    parts[4] = (struct soft_part){(uint8_t *)t->paces, paces, &t->held[4]};
     return SOFT_TRANSLATOR_PARTS;
 }
 
