@@ -273,6 +273,13 @@ void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value)
     put_state(e, OPCODE(.opcode = 0xc7, .immediate = value, .immediate_bytes = 4), 0, disp);
 }
 
+void emit_mov_state_imm64(struct emit *e, int32_t disp, int32_t value)
+{
+    put_state(
+        e, OPCODE(.opcode = 0xc7, .immediate = (uint32_t)value, .immediate_bytes = 4, .wide = true),
+        0, disp);
+}
+
 void emit_inc_state(struct emit *e, int32_t disp)
 {
     put_state(e, OPCODE(.opcode = 0xff, .wide = true), 0, disp);

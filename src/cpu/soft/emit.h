@@ -118,6 +118,7 @@ void emit_mov_state_reg(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg32(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg16(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_imm32(struct emit *e, int32_t disp, uint32_t value); /* 32-bit store */
+void emit_mov_state_imm64(struct emit *e, int32_t disp, int32_t value);  /* 64-bit, sign-extended */
 void emit_inc_state(struct emit *e, int32_t disp);                       /* 64 bits; not CF */
 void emit_dec_state32(struct emit *e, int32_t disp);
 void emit_sub_state_imm8(struct emit *e, int32_t disp, int8_t value);

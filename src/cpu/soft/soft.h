@@ -272,8 +272,9 @@ struct soft_vcpu {
     struct soft_apart apart;
     uint64_t code_page; /* linear address of the page that translated code runs on */
     uint64_t saved_rax, saved_rcx;
-    uint64_t recorded[2];   /* operands of the operation that made the flags, and where it is, */
-    uint32_t flags_site;    /* if not 0: then arith is not up to date (translate_flags.c) */
+    uint64_t recorded[2];      /* operands of the operation that made the flags, and where it is, */
+    uint64_t recorded_part[2]; /* the same of one that made a part of them since, */
+    uint64_t flags_site;    /* ... which is in the upper half. If not 0: arith is not up to date */
     uint64_t branch_target; /* of a call whose push is under way */
     uint32_t link_patience; /* links that may fail until one is linked anew */
     uint64_t push_value;    /* of a PUSH of memory */

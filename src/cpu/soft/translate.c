@@ -376,6 +376,9 @@ static void cold_emit(struct translation *tr, struct cold *cold)
     case COLD_STRIP:
         tr_strip_emit(tr);
         break;
+    case COLD_PART:
+        tr_flags_part_cold(tr, cold);
+        break;
     case COLD_UNIT:
         units_call(tr, cold->units);
         emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);

@@ -280,7 +280,7 @@ static void exit_begin_emit(struct emit *e, bool in_memory)
     if (!in_memory) {
         emit_lahf_seto(e);
         emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
-        emit_mov_state_imm32(e, STATE(flags_site), 0);
+        emit_mov_state_imm64(e, STATE(flags_site), 0);
     }
 }
 
@@ -369,7 +369,7 @@ static void settle_emit(struct soft_vcpu *c, struct emit *e)
 {
     uint8_t *skip;
 
-    RAW(e, 0x65, 0x83, 0x3c, 0x25); /* CMP [gs:flags_site], 0 */
+    RAW(e, 0x65, 0x48, 0x83, 0x3c, 0x25); /* CMP [gs:flags_site], 0 */
     raw(e, &(int32_t){STATE(flags_site)}, 4);
     RAW(e, 0);
     skip = emit_jcc_rel32(e, EMIT_IF_E);
@@ -559,7 +559,7 @@ static void find_emit(struct soft_translator *t, struct emit *e)
     emit_mov_state_reg(e, STATE(saved_rax), HOST_RAX);
     emit_lahf_seto(e);
     emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
-    emit_mov_state_imm32(e, STATE(flags_site), 0);
+    emit_mov_state_imm64(e, STATE(flags_site), 0);
     emit_mov_reg_state(e, HOST_RAX, STATE(saved_rax));
     t->fixed.find[1] = to_execute(t, e->at);
     emit_mov_state_reg(e, STATE(exit_value), HOST_R10);

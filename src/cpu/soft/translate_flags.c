@@ -8,7 +8,9 @@
  *  - still in the registers, or follow from its result: a recipe. Only the exit's own code, out of
  *    line, says which operation it was, or the block itself does where the one behind may fault;
  *  - or recorded: stored to soft_vcpu.recorded before the operation.
- * Flags that code reads after the host's were spoilt are saved by LAHF and SETO.
+ * Operations that make a part of the flags (tr_flags_part) are recorded beside the one that made
+ * all. Flags that code reads after the host's were spoilt are made once more by a CMP or TEST, or
+ * saved by LAHF and SETO.
  *
  * Flags in memory are in soft_vcpu.arith if soft_vcpu.flags_site is 0; else they follow from it.
  *
@@ -87,6 +89,23 @@ static enum effect effect_of(const struct x86_insn *insn)
     return f.written || f.maybe ? EFFECT_PART : EFFECT_NONE;
 }
 
+/* Operations between registers that make some flags, keep others and read none. */
+static bool is_part(const struct x86_insn *insn)
+{
+    switch (insn->op) {
+    case X86_OP_ROL:
+    case X86_OP_ROR:
+    case X86_OP_SHL:
+    case X86_OP_SHR:
+    case X86_OP_SAR:
+    case X86_OP_INC:
+    case X86_OP_DEC:
+        return !insn->memory && effect_of(insn) == EFFECT_PART;
+    default:
+        return false;
+    }
+}
+
 /* Whether translated code may spoil the host's flags before it does the operation. */
 static bool is_spoiling(const struct x86_insn *insn)
 {
@@ -131,7 +150,8 @@ static bool is_showing(const struct translation *tr, const struct x86_insn *insn
 /* A walk along code from some place on. `need`: TR_FLAGS_* found so far. */
 struct prospect {
     unsigned need;
-    bool part; /* some were kept where others were written */
+    bool part; /* some were kept where others were written, */
+    bool host; /* ... by what wants the others in the host's: not tr_flags_part() */
     bool done;
     uint16_t written, shown; /* registers so far, and before the flags may last be shown */
 };
@@ -144,14 +164,15 @@ static void prospect_pass(const struct translation *tr, struct prospect *p,
     unsigned in_host = p->need & TR_FLAGS_MEMORY ? TR_FLAGS_SAVED : TR_FLAGS_HOST;
 
     if (is_spoiling(insn))
-        p->need |= p->part ? in_host : TR_FLAGS_MEMORY;
-    else if (is_showing(tr, insn) && (p->part || p->need == TR_FLAGS_DEAD))
+        p->need |= p->host ? in_host : TR_FLAGS_MEMORY;
+    else if (is_showing(tr, insn) && (p->host || p->need == TR_FLAGS_DEAD))
         p->need |= in_host;
     if (effect == EFFECT_READS)
         p->need |= in_host;
     if (is_spoiling(insn) || is_showing(tr, insn))
         p->shown = p->written;
     p->part |= effect == EFFECT_PART;
+    p->host |= effect == EFFECT_PART && !is_part(insn);
     p->done = effect == EFFECT_WRITES || (p->need & TR_FLAGS_SAVED);
 }
 
@@ -248,6 +269,27 @@ static unsigned end_look(struct translation *tr)
     }
 }
 
+/* Whether code is known to overwrite all flags where the block leads to. */
+static bool end_overwrites(struct translation *tr)
+{
+    const struct soft_op *last = &tr->block->ops[tr->block->count - 1];
+    int32_t target = tr_page_offset(tr, last->next);
+
+    if (last->sets_rip && (last->insn.op != X86_OP_JMP || !tr_branch_offset(tr, last, &target)))
+        return false;
+    return looked_at(tr, target)->written != UINT16_MAX;
+}
+
+/* The same behind operation i, or in the block. */
+static bool is_overwritten(struct translation *tr, unsigned i)
+{
+    while (++i < tr->block->count) {
+        if (effect_of(&tr->block->ops[i].insn) == EFFECT_WRITES)
+            return true;
+    }
+    return end_overwrites(tr);
+}
+
 unsigned tr_flags_from(struct translation *tr, unsigned i)
 {
     struct prospect p = {0};
@@ -257,7 +299,9 @@ unsigned tr_flags_from(struct translation *tr, unsigned i)
         prospect_pass(tr, &p, &tr->block->ops[i].insn);
     if (p.done)
         return p.need;
-    end = end_look(tr) | (p.part ? TR_FLAGS_HOST : 0);
+    end = end_look(tr);
+    if (p.host || (p.part && !end_overwrites(tr)))
+        end |= TR_FLAGS_HOST;
     if ((p.need & TR_FLAGS_MEMORY) && (end & TR_FLAGS_HOST))
         end = TR_FLAGS_SAVED;
     return p.need | end;
@@ -274,7 +318,8 @@ unsigned tr_flags_entry(struct translation *tr)
 
 /* -- recipes and records -- */
 
-#define FROM_REGISTERS UINT32_C(0x80000000) /* in soft_vcpu.flags_site: a recipe */
+#define FROM_REGISTERS UINT32_C(0x40000000) /* in soft_vcpu.flags_site: a recipe */
+#define PART_AT        4                    /* bytes of it that tell of the whole */
 
 /* The registers that `insn` reads, if its flags depend on them alone. */
 static bool inputs_find(const struct x86_insn *insn, uint16_t *out)
@@ -339,8 +384,8 @@ uint16_t tr_registers_written(const struct x86_insn *insn)
     return regs.written | regs.implicit_written;
 }
 
-/* Whether a recipe for operation i holds wherever its flags may be shown: `needed`, its registers,
- * are not written before. */
+/* Whether a recipe for operation i holds wherever its flags may be shown or read: `needed`, its
+ * registers, are not written before. */
 static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
 {
     const struct soft_block *block = tr->block;
@@ -349,7 +394,8 @@ static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
     while (++i < block->count) {
         const struct x86_insn *insn = &block->ops[i].insn;
 
-        if ((is_spoiling(insn) || is_showing(tr, insn)) && (written & needed))
+        if ((is_spoiling(insn) || is_showing(tr, insn) || effect_of(insn) == EFFECT_READS) &&
+            (written & needed))
             return false;
         if (effect_of(insn) == EFFECT_WRITES)
             return true;
@@ -386,6 +432,21 @@ static bool recipe_lasts(struct translation *tr, unsigned i, uint16_t needed)
            (last->insn.op == X86_OP_JMP || target_keeps(tr, next, needed));
 }
 
+/* Whether the operation can be done once more, where it stands, for the sake of its flags alone:
+ * one instruction instead of saving and restoring them. */
+static bool is_repeatable(const struct x86_insn *insn, uint16_t *needed)
+{
+    const uint16_t displaced = 7u << 9;
+
+    return (insn->op == X86_OP_CMP || insn->op == X86_OP_TEST) && inputs_find(insn, needed) &&
+           !(*needed & displaced) && !(*needed & 1u << X86_RSP);
+}
+
+static bool ends_in_jcc(const struct translation *tr)
+{
+    return tr->block->ops[tr->block->count - 1].insn.op == X86_OP_JCC;
+}
+
 /* The number of a site from which flags follow. */
 static uint32_t source_new(struct translation *tr, unsigned op)
 {
@@ -399,27 +460,65 @@ static uint32_t source_new(struct translation *tr, unsigned op)
     return number + 1;
 }
 
-static void record_emit(struct translation *tr, unsigned i, const struct emit_rename *rename)
+static void inputs_emit(struct translation *tr, uint16_t inputs, const struct emit_rename *rename,
+                        int32_t at)
 {
-    int32_t at = STATE(recorded[0]);
-    uint16_t inputs = 0;
-
-    (void)inputs_find(&tr->block->ops[i].insn, &inputs);
     for (unsigned n = 0; n < 16; n++) {
         if (!(inputs >> n & 1))
             continue;
         emit_mov_state_reg(&tr->e, at, rename->gpr[n]);
         at += (int32_t)sizeof(uint64_t);
     }
-    emit_mov_state_imm32(&tr->e, STATE(flags_site), source_new(tr, i));
+}
+
+static void record_emit(struct translation *tr, unsigned i, const struct emit_rename *rename)
+{
+    uint16_t inputs = 0;
+
+    (void)inputs_find(&tr->block->ops[i].insn, &inputs);
+    inputs_emit(tr, inputs, rename, STATE(recorded[0]));
+    emit_mov_state_imm64(&tr->e, STATE(flags_site), (int32_t)source_new(tr, i));
     tr->flags_memory = tr->flags_recorded = true;
 }
 
 /* Behind the block nobody knows which operation it was. */
 static void recipe_store(struct translation *tr, unsigned i)
 {
-    emit_mov_state_imm32(&tr->e, STATE(flags_site), source_new(tr, i) | FROM_REGISTERS);
+    emit_mov_state_imm64(&tr->e, STATE(flags_site), (int32_t)(source_new(tr, i) | FROM_REGISTERS));
     tr->flags_memory = tr->flags_recorded = true;
+}
+
+bool tr_flags_part(struct translation *tr, unsigned i, const struct emit_rename *rename)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    struct emit_registers regs;
+    unsigned need = tr_flags_from(tr, i + 1);
+    struct cold *cold;
+    uint16_t inputs;
+
+    if (tr->flags_host || !(tr->flags_memory || tr->flags_recipe != 0) || !is_part(insn) ||
+        need == TR_FLAGS_DEAD || (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) ||
+        !is_overwritten(tr, i))
+        return false;
+    emit_registers_of(insn, NULL, &regs);
+    inputs = regs.read | regs.implicit_read;
+    if (__builtin_popcount(inputs) > 2)
+        return false;
+    tr_flags_save(tr);
+    tr->flags_recipe = 0;
+    tr->flags_recorded = true;
+    emit_cmp_state32_imm8(&tr->e, STATE(flags_site) + PART_AT, 0);
+    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_PART);
+    cold->back = tr->e.at;
+    inputs_emit(tr, inputs, rename, STATE(recorded_part[0]));
+    emit_mov_state_imm32(&tr->e, STATE(flags_site) + PART_AT, source_new(tr, i));
+    return true;
+}
+
+void tr_flags_part_cold(struct translation *tr, const struct cold *cold)
+{
+    emit_patch_rel32(emit_call_rel32(&tr->e), to_write(tr->t, tr->t->fixed.flags_load));
+    emit_patch_rel32(emit_jmp_rel32(&tr->e), cold->back);
 }
 
 void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename *rename)
@@ -430,8 +529,15 @@ void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename 
 
     tr->flags_memory = tr->flags_recorded = false;
     tr->flags_recipe = 0;
-    if (!(need & (TR_FLAGS_MEMORY | TR_FLAGS_POLLED)) || (need & TR_FLAGS_SAVED))
+    if (!(need & (TR_FLAGS_MEMORY | TR_FLAGS_POLLED)))
         return;
+    if (need & TR_FLAGS_SAVED) {
+        const unsigned at_end = ends_in_jcc(tr) ? TR_FLAGS_SAVED : TR_FLAGS_SAVED | TR_FLAGS_HOST;
+
+        if (is_repeatable(insn, &needed) && recipe_holds(tr, i, needed) && !(end_look(tr) & at_end))
+            tr->flags_recipe = i + 1;
+        return;
+    }
     if (!recipe_find(insn, &needed))
         needed = UINT16_MAX;
     if (needed != UINT16_MAX && recipe_holds(tr, i, needed))
@@ -445,8 +551,8 @@ void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename 
 void tr_flags_cook(struct translation *tr, unsigned recipe)
 {
     if (recipe != 0)
-        emit_mov_state_imm32(&tr->e, STATE(flags_site),
-                             source_new(tr, recipe - 1) | FROM_REGISTERS);
+        emit_mov_state_imm64(&tr->e, STATE(flags_site),
+                             (int32_t)(source_new(tr, recipe - 1) | FROM_REGISTERS));
 }
 
 /* What the first operand was before the operation. */
@@ -465,20 +571,18 @@ static uint64_t operand_before(const struct soft_vcpu *c, const struct x86_insn 
     return insn->op == X86_OP_ADD ? result - other : result + other;
 }
 
-/* The operation's inputs, from its record or as the recipe has it, to the registers. */
+/* The operation's inputs, from its record or as the recipe has it (NULL), to the registers. */
 static void inputs_restore(struct soft_vcpu *c, const struct site *site,
-                           const struct x86_insn *insn, bool recipe)
+                           const struct x86_insn *insn, const uint64_t *record)
 {
-    unsigned i = 0;
-
-    if (recipe) {
+    if (!record) {
         if ((insn->op == X86_OP_ADD || insn->op == X86_OP_SUB || insn->op == X86_OP_XOR) &&
             !is_same_register(insn))
             c->gpr[insn->form == X86_FORM_REG_RM ? insn->reg : insn->rm] = operand_before(c, insn);
         return;
     }
     for (unsigned left = site->inputs; left != 0; left &= left - 1)
-        c->gpr[__builtin_ctz(left)] = c->recorded[i++];
+        c->gpr[__builtin_ctz(left)] = *record++;
 }
 
 /* The operation, decoded `again` if its block's room for them went to others. */
@@ -496,9 +600,9 @@ static const struct soft_op *source_op(const struct soft_vcpu *c, const struct s
     return again;
 }
 
-void soft_flags_settle(struct soft_vcpu *c)
+/* Runs the operation of a site on its inputs for the sake of its flags. */
+static void source_run(struct soft_vcpu *c, uint32_t number, const uint64_t *record)
 {
-    uint32_t number = c->flags_site & ~FROM_REGISTERS;
     const struct site *site = &c->translator->sites[number - 1];
     struct soft_op again;
     const struct soft_op *op = source_op(c, site, &again);
@@ -506,11 +610,21 @@ void soft_flags_settle(struct soft_vcpu *c)
 
     for (unsigned left = site->touched; left != 0; left &= left - 1)
         kept[__builtin_ctz(left)] = c->gpr[__builtin_ctz(left)];
-    inputs_restore(c, site, &op->insn, c->flags_site & FROM_REGISTERS);
-    c->flags_site = 0;
+    inputs_restore(c, site, &op->insn, record);
     op->run(c, op);
     for (unsigned left = site->touched; left != 0; left &= left - 1)
         c->gpr[__builtin_ctz(left)] = kept[__builtin_ctz(left)];
+}
+
+void soft_flags_settle(struct soft_vcpu *c)
+{
+    const uint32_t whole = (uint32_t)c->flags_site, part = (uint32_t)(c->flags_site >> 32);
+
+    c->flags_site = 0;
+    if (whole != 0)
+        source_run(c, whole & ~FROM_REGISTERS, whole & FROM_REGISTERS ? NULL : c->recorded);
+    if (part != 0)
+        source_run(c, part, c->recorded_part);
 }
 
 /* -- moving them -- */
@@ -531,17 +645,34 @@ void tr_flags_save(struct translation *tr)
     emit_mov_reg_reg(e, HOST_R11, HOST_RAX);
     emit_lahf_seto(e);
     emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
-    emit_mov_state_imm32(e, STATE(flags_site), 0);
+    emit_mov_state_imm64(e, STATE(flags_site), 0);
     emit_mov_reg_reg(e, HOST_RAX, HOST_R11);
     tr->flags_memory = true;
     tr->flags_recorded = false;
+}
+
+/* The host's flags from the operation that made them. */
+static bool recipe_repeat(struct translation *tr)
+{
+    struct emit_rename rename;
+    uint16_t needed;
+
+    if (tr->flags_memory || tr->flags_recipe == 0)
+        return false;
+    const struct x86_insn *insn = &tr->block->ops[tr->flags_recipe - 1].insn;
+    if (!is_repeatable(insn, &needed))
+        return false;
+    for (unsigned n = 0; n < 16; n++)
+        rename.gpr[n] = (uint8_t)tr_host_of(n);
+    tr->flags_host = emit_insn(&tr->e, insn, NULL, &rename);
+    return tr->flags_host;
 }
 
 void tr_flags_load(struct translation *tr)
 {
     struct emit *e = &tr->e;
 
-    if (tr->flags_host)
+    if (tr->flags_host || recipe_repeat(tr))
         return;
     if (!tr->flags_memory)
         tr_flags_cook(tr, tr->flags_recipe);

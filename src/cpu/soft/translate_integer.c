@@ -188,6 +188,12 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
         tr_check(tr, check);
     }
     tr_renamed_load(tr, &r);
+    if (changes && tr_flags_part(tr, i, &r.rename)) {
+        if (!emit_insn(&tr->e, &op->insn, vector, &r.rename))
+            return false;
+        tr_renamed_store(tr, &r);
+        return true;
+    }
     if (f.read ||
         (changes && f.written != FLAGS_ALL && tr_flags_from(tr, i + 1) != TR_FLAGS_DEAD)) {
         if ((f.read | (FLAGS_ALL & ~f.written)) == X86_RFLAGS_CF)

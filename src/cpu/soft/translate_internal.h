@@ -152,6 +152,7 @@ enum cold_kind {
     COLD_RUN,    /* the same for a run of pushes or pops: else one by one */
     COLD_SHARED, /* the same for accesses that share a check: else to the block's other code */
     COLD_FUEL,   /* see fuel_emit() */
+    COLD_PART,   /* flags in memory follow from two operations already */
     COLD_UNIT,   /* the state of a unit is not loaded */
     COLD_STRIP,  /* the block's jump to itself: see translate_strip.c */
     COLD_LINK,
@@ -359,6 +360,11 @@ uint16_t tr_registers_written(const struct x86_insn *insn);
 
 /* Right before operation i, which makes all flags, is emitted. */
 void tr_flags_made(struct translation *tr, unsigned i, const struct emit_rename *rename);
+/* Right before operation i, which makes some of them, where they are in memory and nobody but a
+ * fault would see them: they stay there, and it is noted that they follow from this one, too.
+ * False: they must be in the host's. */
+bool tr_flags_part(struct translation *tr, unsigned i, const struct emit_rename *rename);
+void tr_flags_part_cold(struct translation *tr, const struct cold *cold);
 /* Guest flags to memory too; to the host's too; somewhere else, since the host's will be spoilt.
  * Saving destroys R11. */
 void tr_flags_save(struct translation *tr);
