@@ -324,6 +324,12 @@ static void lea_plain_emit(struct translation *tr, const struct x86_insn *insn)
                  (int32_t)insn->displacement);
 }
 
+bool tr_lea_is_near(const struct x86_insn *insn)
+{
+    return insn->base == X86_REG_RIP && insn->operand_size == 8 && insn->address_size == 8 &&
+           !tr_is_displaced(insn->reg) && tr_fits32(insn->displacement + 2 * (int64_t)GUEST_PAGE_SIZE);
+}
+
 static bool lea_emit(struct translation *tr, unsigned i)
 {
     const struct soft_op *op = &tr->block->ops[i];
@@ -334,6 +340,12 @@ static bool lea_emit(struct translation *tr, unsigned i)
         return false;
     if (lea_is_plain(insn)) {
         lea_plain_emit(tr, insn);
+        return true;
+    }
+    if (tr_lea_is_near(insn)) {
+        emit_mov_reg_state(&tr->e, tr_host_of(insn->reg), STATE(code_page));
+        emit_lea(&tr->e, tr_host_of(insn->reg), tr_host_of(insn->reg), HOST_NONE, 0,
+                 (int32_t)insn->displacement + tr_page_offset(tr, op->next));
         return true;
     }
     plain.insn.segment = X86_DS; /* means nothing here, and would need the flags */

@@ -472,6 +472,8 @@ bool tr_native(struct translation *tr, unsigned i, const struct x86_vector_insn 
                const struct check *check);
 /* Whether the host executes `insn` as it stands, operands and features aside. */
 bool tr_runs_as_it_stands(const struct x86_insn *insn);
+/* LEA relative to RIP that needs no register but its own. */
+bool tr_lea_is_near(const struct x86_insn *insn);
 bool tr_integer(struct translation *tr, unsigned i); /* translate_integer.c, stack and LEA too */
 /* The word on the stack that an operation stores or loads, if it has no other operand in memory but
  * a branch's target. */

@@ -258,6 +258,8 @@ static bool keeps_address(const struct translation *tr, unsigned i)
 
     if (insn->op == X86_OP_NOP || insn->op == X86_OP_PREFETCH)
         return true;
+    if (insn->op == X86_OP_LEA && tr_lea_is_near(insn))
+        return true;
     if (insn->op == X86_OP_LEA)
         return !tr_is_displaced(insn->base) && !tr_is_displaced(insn->index) &&
                !tr_is_displaced(insn->reg) && insn->base != X86_REG_RIP &&
