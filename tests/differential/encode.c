@@ -87,7 +87,7 @@ static uint8_t rex_bits(const struct encoding *e)
 {
     uint8_t base = e->kind == BASE_R15 ? R15 : e->kind == BASE_POINTER ? e->base : 0;
     bool base_high = (e->memory ? base : e->rm) > 7;
-    bool index_high = e->memory && e->index == R14;
+    bool index_high = e->memory && e->index > 7;
 
     return (uint8_t)((e->wide ? 8 : 0) | (e->reg > 7 ? 4 : 0) | (index_high ? 2 : 0) |
                      (base_high ? 1 : 0));
@@ -138,7 +138,7 @@ static void put_base(struct generator *g, const struct encoding *e)
         put(g, 0x40 | reg | base, 1);
     } else {
         put(g, 0x40 | reg | 4, 1);
-        put(g, (uint8_t)(e->scale << 6 | (e->index == NO_INDEX ? 4 : 6) << 3 | base), 1);
+        put(g, (uint8_t)(e->scale << 6 | (e->index & 7) << 3 | base), 1);
     }
     put(g, (uint8_t)e->displacement, 1);
 }
@@ -163,7 +163,7 @@ static void put_memory(struct generator *g, const struct encoding *e)
         break;
     case BASE_RSP:
         put(g, 0x40 | reg | 4, 1);
-        put(g, (uint8_t)(e->scale << 6 | (e->index == NO_INDEX ? 4 : 6) << 3 | 4), 1);
+        put(g, (uint8_t)(e->scale << 6 | (e->index & 7) << 3 | 4), 1);
         put(g, (uint8_t)e->displacement, 1);
         break;
     case ABSOLUTE:

@@ -25,7 +25,7 @@ struct encoding {
     uint8_t opcode;
     uint8_t reg, rm;
     bool memory;
-    uint8_t index, scale; /* memory: index R14 or NO_INDEX */
+    uint8_t index, scale; /* memory: R14, which is small, or what is just now, or NO_INDEX */
     uint8_t base;         /* memory, BASE_POINTER: the register */
     uint8_t kind;         /* memory: enum address */
     int32_t displacement; /* from DATA_MIDDLE, which R15 holds; from the base else */

@@ -21,7 +21,7 @@ enum end {
 
 struct loop {
     enum end end;
-    uint8_t pointer[POINTERS], counter, bound;
+    uint8_t pointer[POINTERS], counter, bound, table;
     int32_t step[POINTERS];
     int32_t at[POINTERS]; /* from DATA_MIDDLE */
     unsigned iterations;
@@ -90,6 +90,7 @@ static void loop_choose(struct generator *g, struct loop *loop)
     }
     loop->counter = keep_register(g);
     loop->bound = keep_register(g);
+    loop->table = keep_register(g);
     loop->end = (enum end)below(g, END_KINDS);
     if (loop->end <= END_POINTER_IMMEDIATE && loop->step[0] == 0)
         loop->end = END_SUB;
@@ -143,6 +144,34 @@ static void loop_integer(struct generator *g, const struct loop *loop)
     emit(g, &e);
 }
 
+/* An element of a table, by an index that is at most 255. */
+static void loop_table(struct generator *g, const struct loop *loop)
+{
+    static const uint8_t ops[] = {0x8b, 0x03, 0x33, 0x3b, 0x13, 0x8a};
+    struct encoding e = {.opcode = ops[below(g, sizeof ops)],
+                         .reg = free_register(g),
+                         .memory = true,
+                         .kind = BASE_POINTER,
+                         .base = loop->table,
+                         .index = free_register(g),
+                         .displacement = 8 * (int32_t)below(g, 3)};
+
+    if (e.index == NO_INDEX)
+        return;
+    if (one_in(g, 3)) {
+        put_op(g, 0x83, 4, e.index); /* AND */
+        put(g, below(g, 128), 1);
+    } else {
+        emit(g, &(struct encoding){
+                    .map = 1, .opcode = 0xb6, .reg = e.index, .rm = (uint8_t)below(g, 4)});
+    }
+    e.wide = (e.opcode & 1) && one_in(g, 2);
+    e.scale = (e.opcode & 1) ? (uint8_t)(2 + e.wide) : (uint8_t)below(g, 4);
+    if (e.opcode == 0x8a)
+        e.reg = RAX;
+    emit(g, &e);
+}
+
 /* Loads and stores in turn keep the stack's height. */
 static void loop_x87(struct generator *g, const struct loop *loop)
 {
@@ -159,9 +188,12 @@ static void loop_x87(struct generator *g, const struct loop *loop)
 
 static void loop_item(struct generator *g, const struct loop *loop)
 {
-    switch (below(g, 8)) {
+    switch (below(g, 9)) {
     case 0:
         generate_flags(g);
+        break;
+    case 8:
+        loop_table(g, loop);
         break;
     case 1:
         loop_x87(g, loop);
@@ -256,6 +288,9 @@ void generate_loop(struct generator *g)
         put_pointer(g, loop.pointer[i], DATA_MIDDLE + (uint64_t)(int64_t)loop.at[i]);
     put_pointer(g, loop.counter, loop.end == END_UP ? 0 : loop.iterations);
     put_pointer(g, loop.bound, bound_of(g, &loop));
+    put_pointer(g, loop.table,
+                DATA_MIDDLE + 0x1000 * (uint64_t)below(g, 4) -
+                    (one_in(g, 2) ? 8 : 1) * below(g, 256));
     begin = g->length;
     for (unsigned i = 0; i < items + POINTERS; i++) {
         if (i % 2 == 1 && i / 2 < POINTERS)

@@ -253,6 +253,11 @@ void emit_mov_reg_state16(struct emit *e, enum host_register reg, int32_t disp)
     put_state(e, OPCODE(.map = 1, .opcode = 0xb7), reg, disp);
 }
 
+void emit_cmovae_reg_state(struct emit *e, enum host_register reg, int32_t disp)
+{
+    put_state(e, OPCODE(.map = 1, .opcode = 0x43, .wide = true), reg, disp);
+}
+
 void emit_mov_state_reg(struct emit *e, int32_t disp, enum host_register reg)
 {
     put_state(e, OPCODE(.opcode = 0x89, .wide = true), reg, disp);

@@ -114,6 +114,7 @@ enum emit_condition {
 void emit_mov_reg_state(struct emit *e, enum host_register reg, int32_t disp);
 void emit_mov_reg_state32(struct emit *e, enum host_register reg, int32_t disp);
 void emit_mov_reg_state16(struct emit *e, enum host_register reg, int32_t disp);
+void emit_cmovae_reg_state(struct emit *e, enum host_register reg, int32_t disp);
 void emit_mov_state_reg(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg32(struct emit *e, int32_t disp, enum host_register reg);
 void emit_mov_state_reg16(struct emit *e, int32_t disp, enum host_register reg);

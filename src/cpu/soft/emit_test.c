@@ -79,6 +79,8 @@ static void test_state(struct test *t)
                  TEXT("mov %s, qword ptr gs:[0x1234]", names64[i]));
         READS_AS(t, emit_mov_reg_state32(e, r, 0x1234),
                  TEXT("mov %s, dword ptr gs:[0x1234]", names32[i]));
+        READS_AS(t, emit_cmovae_reg_state(e, r, 0x1234),
+                 TEXT("cmovnb %s, qword ptr gs:[0x1234]", names64[r]));
         READS_AS(t, emit_mov_reg_state16(e, r, 0x1234),
                  TEXT("movzx %s, word ptr gs:[0x1234]", names32[i]));
         READS_AS(t, emit_mov_state_reg(e, 8, r), TEXT("mov qword ptr gs:[0x8], %s", names64[i]));

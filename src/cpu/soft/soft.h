@@ -301,6 +301,9 @@ struct soft_vcpu {
     uint32_t strip_patience;         /* strips that may fail to begin until one is given up */
     uint64_t strip_limit, strip_end; /* the counter at the last comparison, on a page and of all */
     uint64_t strip_distance[SOFT_STRIP_GROUPS];
+    struct soft_strip_table {
+        uint64_t first, last; /* elements on its first page; where it would begin by its last */
+    } strip_table[SOFT_STRIP_GROUPS];
     uint64_t salt, salt_global; /* added to rip in lookup keys: code_key, scrambled */
 
     /* What the running instruction's completed accesses gave. Last, since it is large and rare. */

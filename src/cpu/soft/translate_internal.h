@@ -228,6 +228,7 @@ struct strip_group {
     uint8_t base, index, scale;
     uint8_t host; /* the register that has the distance in a strip, or HOST_NONE */
     bool read, written;
+    bool table;        /* its index is anything up to a limit, its base constant */
     bool walks;        /* in a strip, `host` has the host address of its lowest byte instead */
     int32_t low, high; /* displacements as an iteration's beginning has them, `high` excluded */
     int32_t step;      /* by an iteration */
@@ -239,7 +240,7 @@ struct strip {
     struct strip_group group[SOFT_STRIP_GROUPS];
     unsigned groups;
     bool displaced, indexed; /* names guest R9 to R11; has operands with base and index */
-    bool walks;              /* has operands that do */
+    bool tables, walks;      /* has operands that are in such, or do */
     bool counted;            /* the loop goes on as long as a strip of it */
     uint8_t turns;           /* the group that goes on to its next page within a strip, + 1; 0 */
     unsigned counter;        /* the register that tells the end */

@@ -18,6 +18,9 @@
  * a matrix say, that operand walks: its page is looked up at the end of each iteration for the
  * next.
  *
+ * A table that is read by an index of a byte, say, lies on two pages at most; the one that an
+ * access is on is chosen by arithmetic, since the host could not foresee a branch.
+ *
  * Within a strip no event is taken, and no change of pages is noticed. It is as one long block for
  * whoever waits for a vCPU's next block boundary; ITERATIONS_MAX keeps it short.
  *
@@ -33,8 +36,11 @@
 #define STEP_TURNS     64        /* from here on an operand had better turn to its next page */
 #define STEP_WALKS     1025      /* from here on it walks */
 #define SPAN_MAX       1024      /* what one look-up covers */
+#define TABLE_MAX      4096
 
-#define ARRAY(access)  ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
+#define STRIP_TABLE(field, group)                                                                  \
+    (STATE(strip_table[0].field) + (int32_t)(sizeof(struct soft_strip_table) * (group)))
+#define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
 /* -- what the loop does -- */
 
@@ -128,55 +134,109 @@ static bool align_add(struct strip_group *group, int64_t at, unsigned align)
     return true;
 }
 
-static bool group_takes(const struct strip_group *group, const struct x86_insn *insn, int64_t at,
-                        unsigned size)
-{
-    int64_t low = at < group->low ? at : group->low;
-    int64_t high = at + size > group->high ? at + (int64_t)size : group->high;
+/* What an operand may access: displacements as an iteration's beginning has them. */
+struct span {
+    int64_t low, high;
+    bool table;
+};
 
-    return group->base == insn->base && group->index == insn->index &&
-           (insn->index == X86_REG_NONE || group->scale == insn->scale) && high - low <= SPAN_MAX;
+static bool group_takes(const struct strip_group *group, const struct x86_insn *insn,
+                        const struct span *span)
+{
+    int64_t low = span->low < group->low ? span->low : group->low;
+    int64_t high = span->high > group->high ? span->high : group->high;
+
+    if (group->base != insn->base || group->index != insn->index ||
+        (insn->index != X86_REG_NONE && group->scale != insn->scale) || group->table != span->table)
+        return false;
+    return span->table ? span->low == group->low && high - low <= TABLE_MAX
+                       : high - low <= SPAN_MAX;
 }
 
-static struct strip_group *group_find(struct strip *strip, const struct x86_insn *insn, int64_t at,
-                                      unsigned size)
+static struct strip_group *group_find(struct strip *strip, const struct x86_insn *insn,
+                                      const struct span *span)
 {
     struct strip_group *group = strip->group;
 
-    while (group < strip->group + strip->groups && !group_takes(group, insn, at, size))
+    while (group < strip->group + strip->groups && !group_takes(group, insn, span))
         group++;
-    if (group < strip->group + strip->groups)
-        return group;
-    if (strip->groups == SOFT_STRIP_GROUPS)
-        return NULL;
-    strip->groups++;
-    *group = (struct strip_group){.base = insn->base,
-                                  .index = insn->index,
-                                  .scale = insn->scale,
-                                  .low = (int32_t)at,
-                                  .high = (int32_t)at,
-                                  .host = HOST_NONE};
+    if (group == strip->group + strip->groups) {
+        if (strip->groups == SOFT_STRIP_GROUPS || span->high - span->low > TABLE_MAX)
+            return NULL;
+        strip->groups++;
+        *group = (struct strip_group){.base = insn->base,
+                                      .index = insn->index,
+                                      .scale = insn->scale,
+                                      .table = span->table,
+                                      .low = (int32_t)span->low,
+                                      .high = (int32_t)span->high,
+                                      .host = HOST_NONE};
+    }
+    if (span->low < group->low)
+        group->low = (int32_t)span->low;
+    if (span->high > group->high)
+        group->high = (int32_t)span->high;
     return group;
+}
+
+/* What registers are at most, where that is known; else UINT64_MAX. */
+struct limits {
+    uint64_t most[16];
+};
+
+static void limits_add(struct limits *limits, const struct x86_insn *insn)
+{
+    uint16_t written = tr_registers_written(insn);
+
+    for (unsigned n = 0; n < 16; n++) {
+        if (written >> n & 1)
+            limits->most[n] = UINT64_MAX;
+    }
+    if (insn->operand_size < 4)
+        return;
+    if (insn->op == X86_OP_MOVZX8)
+        limits->most[insn->reg] = UINT8_MAX;
+    else if (insn->op == X86_OP_AND && !insn->memory && insn->form == X86_FORM_RM_IMM &&
+             insn->immediate <= UINT16_MAX)
+        limits->most[insn->rm] = insn->immediate;
+}
+
+/* Whether the operand is an element of a table, none of which lies across pages if the table is
+ * aligned, and the flags may be spoilt before it. */
+static bool is_table(struct translation *tr, const struct check *check, const struct limits *limits)
+{
+    const struct x86_insn *insn = &tr->block->ops[check->op].insn;
+
+    return insn->index < 16 && limits->most[insn->index] <= UINT16_MAX &&
+           check->access == SOFT_READ && check->align <= 1 &&
+           __builtin_popcount(check->size) == 1 && check->size <= 1u << insn->scale &&
+           !(tr_flags_from(tr, check->op) & (TR_FLAGS_HOST | TR_FLAGS_SAVED));
 }
 
 /* The access of operation i; `before`: the steps made by then. */
 static bool access_add(struct translation *tr, const struct check *check,
-                       const struct steps *before)
+                       const struct steps *before, const struct limits *limits)
 {
     const struct x86_insn *insn = &tr->block->ops[check->op].insn;
-    int64_t at = displacement_of(tr, check->op) + moved(before, insn);
+    const bool table = is_table(tr, check, limits);
+    struct x86_insn place = *insn;
     struct strip_group *group;
+    struct span span;
+    unsigned align = table ? check->size : check->align;
+    int64_t at;
 
+    if (table)
+        place.index = X86_REG_NONE;
+    at = displacement_of(tr, check->op) + moved(before, &place);
     if (check->size == 0 || check->size > 64 || insn->address_size != 8 ||
-        insn->segment >= X86_FS || !tr_fits32(at) || !tr_fits32(at + 64))
+        insn->segment >= X86_FS || !tr_fits32(at) || !tr_fits32(at + TABLE_MAX))
         return false;
-    group = group_find(&tr->strip, insn, at, check->size);
-    if (!group || (check->align > 1 && !align_add(group, at, check->align)))
+    span = (struct span){.low = at, .high = at + (int64_t)check->size, .table = table};
+    if (table)
+        span.high += (int64_t)(limits->most[insn->index] << insn->scale);
+    group = group_find(&tr->strip, insn, &span);
+    if (!group || (align > 1 && !align_add(group, at, align)))
         return false;
-    if (at < group->low)
-        group->low = (int32_t)at;
-    if (at + (int64_t)check->size > group->high)
-        group->high = (int32_t)at + (int32_t)check->size;
     group->written |= check->access == SOFT_WRITE;
     group->read |= check->access == SOFT_READ;
     group->uses++;
@@ -203,25 +263,44 @@ static bool step_settle(struct strip *strip, struct strip_group *group, int64_t 
     return true;
 }
 
+static bool is_lost(const struct steps *all, unsigned reg)
+{
+    return reg < 16 && (all->lost >> reg & 1);
+}
+
+static bool group_settle(struct strip *strip, struct strip_group *group, const struct steps *all)
+{
+    const struct x86_insn place = {.base = group->base,
+                                   .index = group->table ? X86_REG_NONE : group->index,
+                                   .scale = group->scale};
+
+    if (is_lost(all, place.base) || is_lost(all, place.index))
+        return false;
+    strip->tables |= group->table;
+    return group->table ? moved(all, &place) == 0 : step_settle(strip, group, moved(all, &place));
+}
+
 /* All the groups' registers must go by constant steps, and aligned operands stay so. */
 static bool groups_settle(struct strip *strip, const struct steps *all)
 {
     strip->counter = X86_REG_NONE;
     for (unsigned g = 0; g < strip->groups; g++) {
         struct strip_group *group = &strip->group[g];
-        const struct x86_insn place = {
-            .base = group->base, .index = group->index, .scale = group->scale};
 
-        if ((group->base < 16 && (all->lost >> group->base & 1)) ||
-            (group->index < 16 && (all->lost >> group->index & 1)) ||
-            !step_settle(strip, group, moved(all, &place)))
+        if (!group_settle(strip, group, all))
             return false;
         if (group->base < 16 && all->by[group->base] != 0)
             strip->counter = group->base;
-        else if (group->index < 16 && all->by[group->index] != 0)
+        else if (!group->table && group->index < 16 && all->by[group->index] != 0)
             strip->counter = group->index;
     }
-    return strip->counter != X86_REG_NONE && !(strip->walks && strip->displaced);
+    for (unsigned n = 0; n < 16 && strip->counter == X86_REG_NONE; n++) {
+        if (all->by[n] != 0 && !is_lost(all, n))
+            strip->counter = n;
+    }
+    return strip->counter != X86_REG_NONE &&
+           !((strip->walks || strip->tables) && strip->displaced) &&
+           !(strip->walks && strip->tables);
 }
 
 /* The comparison before the last jump, which ordinary code does again: nothing but registers, and
@@ -257,7 +336,7 @@ static void turn_choose(struct strip *strip)
 {
     int32_t most = STEP_TURNS - 1;
 
-    if (strip->walks || strip->displaced)
+    if (strip->walks || strip->tables || strip->displaced)
         return;
     for (unsigned g = 0; g < strip->groups; g++) {
         const struct strip_group *group = &strip->group[g];
@@ -277,7 +356,7 @@ static void hosts_choose(struct strip *strip)
 {
     struct strip_group *most = strip->group;
 
-    if (strip->displaced)
+    if (strip->displaced || strip->tables)
         return;
     if (strip->walks || strip->turns) {
         hosts_choose_moving(strip);
@@ -300,9 +379,11 @@ static bool strip_find(struct translation *tr)
     const struct soft_op *ops = tr->block->ops;
     const unsigned end = tr->block->count - 1; /* the jump */
     struct steps steps = {0};
+    struct limits limits;
     struct x86_vector_insn v;
     struct check check;
 
+    memset(&limits, 0xff, sizeof limits);
     tr->strip = (struct strip){0};
     if (end < 2 || ops[end].insn.op != X86_OP_JCC || !is_repeatable(&ops[end - 1].insn))
         return false;
@@ -311,7 +392,7 @@ static bool strip_find(struct translation *tr)
 
         if (!op_describe(tr, i, &v, &check))
             return false;
-        if (is_accessing(insn) && !access_add(tr, &check, &steps))
+        if (is_accessing(insn) && !access_add(tr, &check, &steps, &limits))
             return false;
         if (insn->memory && ((insn->base < 16 && tr_is_displaced(insn->base)) ||
                              (insn->index < 16 && tr_is_displaced(insn->index))))
@@ -319,6 +400,7 @@ static bool strip_find(struct translation *tr)
         if (i == end - 1)
             memcpy(tr->strip.by, steps.by, sizeof steps.by);
         steps_add(&steps, insn, &v);
+        limits_add(&limits, insn);
     }
     tr->strip.displaced |= (steps.used & DISPLACED) != 0;
     if (tr->strip.groups == 0 || !groups_settle(&tr->strip, &steps))
@@ -443,6 +525,50 @@ static bool walker_begin(struct translation *tr, const struct strip_group *group
     return true;
 }
 
+/* The host address to the state at `to`, of what lies `ahead` in R10's way and is read. */
+static bool table_look(struct translation *tr, const struct strip_group *first, int32_t ahead,
+                       struct failures *f)
+{
+    if (!group_address(tr, first, ahead))
+        return false;
+    f->place[f->count++] = tr_tlb_look(tr, SOFT_READ, 1);
+    if (ahead != 0)
+        emit_alu_reg_imm(&tr->e, EMIT_SUB, HOST_R10, ahead);
+    return true;
+}
+
+/* Where the table would begin on the host by its first page and by its last, and how many elements
+ * begin on the first. Where that is all of them the two are one, and any number is right. A table
+ * around the end of the address space is none. */
+static bool table_begin(struct translation *tr, const struct strip_group *group, struct failures *f)
+{
+    const unsigned number = (unsigned)(group - tr->strip.group);
+    const int32_t ahead = group->high - group->low - 1;
+    struct strip_group first = *group;
+    struct emit *e = &tr->e;
+
+    first.index = X86_REG_NONE;
+    if (!group_address(tr, &first, 0))
+        return false;
+    alignment_check(tr, group, f);
+    if (!table_look(tr, &first, 0, f))
+        return false;
+    emit_mov_state_reg(e, STRIP_DISTANCE(number), HOST_R10);
+    if (!table_look(tr, &first, ahead, f))
+        return false;
+    emit_mov_state_reg(e, STRIP_TABLE(last, number), HOST_R10);
+    (void)group_address(tr, &first, 0);
+    emit_mov_reg_reg(e, HOST_R11, HOST_R10);
+    emit_alu_reg_imm(e, EMIT_ADD, HOST_R11, ahead);
+    fail_if(tr, f, EMIT_IF_B);
+    emit_alu_reg_imm(e, EMIT_AND, HOST_R11, -(int32_t)GUEST_PAGE_SIZE);
+    emit_alu_reg_reg(e, EMIT_SUB, HOST_R11, HOST_R10);
+    emit_alu_reg_imm(e, EMIT_ADD, HOST_R11, (1 << group->scale) - 1);
+    emit_shift_imm(e, EMIT_SAR, HOST_R11, group->scale);
+    emit_mov_state_reg(e, STRIP_TABLE(first, number), HOST_R11);
+    return true;
+}
+
 static bool is_turning(const struct translation *tr, const struct strip_group *group)
 {
     return group - tr->strip.group == tr->strip.turns - 1;
@@ -467,6 +593,8 @@ static bool group_emit(struct translation *tr, const struct strip_group *group, 
     const int32_t other = ARRAY(SOFT_WRITE);
     struct emit *e = &tr->e;
 
+    if (group->table)
+        return table_begin(tr, group, f);
     if (group->walks)
         return walker_begin(tr, group, f);
     if (is_turning(tr, group))
@@ -799,6 +927,21 @@ static void place_walking(struct translation *tr, unsigned i, struct emit_rename
     rename->memory_disp = tr->strip.at[i] - group->low;
 }
 
+/* An element of a table: R11 is where the table would begin by its page. */
+static void place_table(struct translation *tr, unsigned i, struct emit_rename *rename)
+{
+    const struct x86_insn *insn = &tr->block->ops[i].insn;
+    const unsigned number = tr->strip.group_of[i];
+
+    emit_mov_reg_state(&tr->e, HOST_R11, STRIP_DISTANCE(number));
+    emit_alu_reg_state(&tr->e, EMIT_CMP, tr_host_of(insn->index), STRIP_TABLE(first, number));
+    emit_cmovae_reg_state(&tr->e, HOST_R11, STRIP_TABLE(last, number));
+    rename->memory_base = HOST_R11;
+    rename->memory_index = (uint8_t)tr_host_of(insn->index);
+    rename->memory_scale = insn->scale;
+    rename->memory_disp = 0;
+}
+
 /* Operation i's memory operand on the host. */
 static void place_emit(struct translation *tr, unsigned i, struct emit_rename *rename)
 {
@@ -806,6 +949,10 @@ static void place_emit(struct translation *tr, unsigned i, struct emit_rename *r
     const unsigned number = tr->strip.group_of[i];
     enum host_register distance = (enum host_register)tr->strip.group[number].host;
 
+    if (tr->strip.group[number].table) {
+        place_table(tr, i, rename);
+        return;
+    }
     if (tr->strip.group[number].walks) {
         place_walking(tr, i, rename);
         return;
