@@ -23,7 +23,7 @@ static uint8_t *part_find(struct soft_vcpu *c, uint64_t linear, enum soft_access
     return (uint8_t *)(uintptr_t)(entry->page + offset);
 }
 
-static void bytes_copy(uint8_t *to, const uint8_t *from, unsigned length)
+static void bytes_copy(uint8_t *to, const uint8_t *from, size_t length)
 {
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(length) : : "memory");
 }
