@@ -111,9 +111,11 @@ static struct soft_block *block_uncached(struct soft_vcpu *c, uint64_t linear)
 }
 
 /* For two blocks, each of which may have a page_entry behind it. */
+#define BLOCKS_ROOM (2 * (BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32))
+
 static void cache_room(struct soft_vcpu *c)
 {
-    if (!soft_cache_has_room(c, 2 * (BLOCK_BYTES_MAX + sizeof(struct page_entry) + 32)))
+    if (!soft_cache_has_room(c, BLOCKS_ROOM))
         soft_cache_clear(c);
 }
 
@@ -227,6 +229,29 @@ static struct soft_block *block_decode(struct soft_vcpu *c, const uint8_t *host,
     return block;
 }
 
+/* After cache_room(), on one page: NULL, if the first instruction goes on behind it. */
+static struct soft_block *block_on_page(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa,
+                                        struct soft_window *window)
+{
+    struct soft_block *block;
+    uint8_t heat;
+
+    soft_code_lock(c);
+    soft_activity_set(&c->counters, SOFT_IN_DECODE);
+    soft_code_mark(c, gpa);
+    block = soft_dropped_revive(c, host, gpa, &heat);
+    if (!block) {
+        block = block_decode(c, host, gpa, window);
+        /* What was worth translating is so again, unless it changes before it runs twice (and a run
+         * may count twice: on the way out of translated code, too). */
+        if (block && heat > HEAT_LESS)
+            block->heat = (uint8_t)(heat - HEAT_LESS);
+    }
+    soft_code_unlock(c);
+    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
+    return block;
+}
+
 static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, uint64_t gpa)
 {
     uint64_t linear = code_linear(c);
@@ -234,7 +259,6 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     struct soft_window window = {.most = SOFT_BLOCK_OPS_MAX,
                                  .available = (unsigned)(GUEST_PAGE_SIZE - (linear & 0xfff))};
     struct soft_block *block;
-    uint8_t heat;
 
     if (limit < window.available)
         window.available = (unsigned)limit;
@@ -243,19 +267,7 @@ static struct soft_block *block_build(struct soft_vcpu *c, const uint8_t *host, 
     if (window.available == 0)
         return block_uncached(c, linear);
     cache_room(c);
-    soft_code_lock(c);
-    soft_activity_set(&c->counters, SOFT_IN_DECODE);
-    soft_code_mark(c, gpa);
-    block = soft_dropped_revive(c, host, gpa, &heat);
-    if (!block) {
-        block = block_decode(c, host, gpa, &window);
-        /* What was worth translating is so again, unless it changes before it runs twice (and a run
-         * may count twice: on the way out of translated code, too). */
-        if (block && heat > HEAT_LESS)
-            block->heat = (uint8_t)(heat - HEAT_LESS);
-    }
-    soft_code_unlock(c);
-    soft_activity_set(&c->counters, SOFT_IN_DISPATCH);
+    block = block_on_page(c, host, gpa, &window);
     if (block)
         return block;
     return c->code_size == X86_CODE_64 ? crossing_build(c, host, gpa) : block_uncached(c, linear);
@@ -358,4 +370,22 @@ struct soft_block *soft_code_find_known(struct soft_vcpu *c)
     if (block)
         jump_set(c, c->rip, block);
     return block;
+}
+
+struct soft_block *soft_code_find_beside(struct soft_vcpu *c, const struct soft_block *block,
+                                         unsigned offset)
+{
+    const unsigned most = SOFT_BLOCK_OPS_MAX * X86_INSN_BYTES_MAX;
+    const uint8_t *host = (const uint8_t *)((uintptr_t)block->host & ~(uintptr_t)0xfff) + offset;
+    struct soft_window window = {.most = SOFT_BLOCK_OPS_MAX,
+                                 .available = (unsigned)GUEST_PAGE_SIZE - offset};
+    struct soft_block *known = c->cache->hash[soft_block_hash(host, block->mode)];
+
+    while (known && (known->host != host || known->mode != block->mode || known->second))
+        known = known->hash_next;
+    if (known || !soft_cache_has_room(c, BLOCKS_ROOM))
+        return known;
+    if (window.available > most)
+        window.available = most;
+    return block_on_page(c, host, (block->gpa & ~UINT64_C(0xfff)) + offset, &window);
 }

@@ -93,6 +93,10 @@ bool soft_cache_has_room(struct soft_vcpu *c, size_t bytes);
 struct soft_block *soft_code_find(struct soft_vcpu *c);
 /* The same in 64-bit code where that takes little; NULL: it does not. A leaf may ask. */
 struct soft_block *soft_code_find_known(struct soft_vcpu *c);
+/* The block at an offset in the page of `block`, the one at c->rip: decoded if there is room for
+ * it. NULL: there is none on this page alone. Nothing is dropped and nothing faults. */
+struct soft_block *soft_code_find_beside(struct soft_vcpu *c, const struct soft_block *block,
+                                         unsigned offset);
 /* The address space that c->rip is in, by tlb.c's number. */
 void soft_code_space_set(struct soft_vcpu *c, unsigned space);
 /* Linear addresses mean something else now: forget which blocks lie where (everywhere, on the pages

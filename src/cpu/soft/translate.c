@@ -17,7 +17,8 @@
 #include "cpu/soft/observe.h"
 #include "cpu/soft/translate_internal.h"
 
-#define BLOCK_CODE_MAX TR_CODE_ROOM
+#define BLOCK_CODE_MAX    TR_CODE_ROOM
+#define CONTINUATIONS_MAX 8
 
 /* The two views lie apart by a constant, so a rel32 between two places is the same in both. */
 void tr_jump_to(struct translation *tr, const uint8_t *execute)
@@ -423,6 +424,36 @@ static void place_set(struct translation *tr, size_t offset)
     tr->e = (struct emit){.at = at, .end = at + BLOCK_CODE_MAX, .full = tr->e.full};
 }
 
+/* Whether the code made last ends in a jump to this block: then it needs none. */
+static bool is_behind_tail(const struct translation *tr)
+{
+    const struct soft_link *tail = tr->t->tail;
+    const struct soft_block *block = tr->block;
+
+    return tail && !tr->alone && !block->second && tail->from->valid &&
+           tail->from->mode == block->mode && tail->target == tr_page_offset(tr, 0) &&
+           (((uintptr_t)tail->from->host ^ (uintptr_t)block->host) & ~(uintptr_t)0xfff) == 0;
+}
+
+/* The jump that ends the block, if it is a link within the page. */
+static struct soft_link *tail_of(const struct translation *tr)
+{
+    struct soft_link *links = tr->t->links;
+
+    for (uint32_t i = tr->block->link_first; i < tr->t->link_count; i++) {
+        if (links[i].place + 4 == tr->body_end && !links[i].key)
+            return &links[i];
+    }
+    return NULL;
+}
+
+/* Fills the way from the tail's jump to this block's place. */
+static void tail_extend(struct translation *tr, size_t place)
+{
+    place_set(tr, tr->t->used);
+    emit_nops(&tr->e, (unsigned)(place - tr->t->used));
+}
+
 /* Where code is free, on a boundary that the host fetches from. Guests align functions and loops,
  * which run often: these get a larger one, which makes fibonacci() a tenth faster. */
 static size_t body_place(const struct translation *tr)
@@ -475,8 +506,11 @@ static void body_emit(struct translation *tr, unsigned need)
 {
     struct soft_block *block = tr->block;
     const struct soft_op *last = &block->ops[block->count - 1];
+    size_t place = body_place(tr);
 
-    place_set(tr, body_place(tr));
+    if (is_behind_tail(tr))
+        tail_extend(tr, place);
+    place_set(tr, place);
     tr->body = tr->e.at;
     tr->flags_host = need != TR_FLAGS_MEMORY;
     tr->flags_memory = tr->flags_recorded = need == TR_FLAGS_MEMORY;
@@ -567,10 +601,29 @@ static bool block_translate(struct soft_vcpu *c, struct soft_block *block, bool 
         return false;
     }
     translation_note(&tr);
+    if (is_behind_tail(&tr))
+        soft_link_behind(t, t->tail, block);
+    t->tail = alone ? NULL : tail_of(&tr);
     t->used = (size_t)(tr.body_end - t->write);
     t->cold_used = (size_t)(tr.e.at - t->write);
     soft_translator_join(t);
     return true;
+}
+
+/* What calls come back to is next to be run, but for what they call: its place is behind them.
+ * Where stores have dropped code, heat 0, it may change before that. */
+static void continuations_translate(struct soft_vcpu *c, const struct soft_block *block)
+{
+    const struct soft_translator *t = c->translator;
+
+    for (unsigned n = 0; n < CONTINUATIONS_MAX && t->tail && t->tail->landing; n++) {
+        struct soft_block *next = soft_code_find_beside(c, block, (unsigned)t->tail->target);
+
+        if (!next || next->code || (next->heat == 0 && c->vm->translate_after != 0) ||
+            !soft_cache_has_room(c, BLOCK_ROOM) || !block_translate(c, next, false))
+            return;
+        block = next;
+    }
 }
 
 bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
@@ -590,7 +643,10 @@ bool soft_translate_block(struct soft_vcpu *c, struct soft_block *block)
         soft_request(c, SOFT_REQUEST_CLEAR);
         return false;
     }
-    return block_translate(c, block, false);
+    if (!block_translate(c, block, false))
+        return false;
+    continuations_translate(c, block);
+    return true;
 }
 
 bool soft_translate_alone(struct soft_vcpu *c, struct soft_block *block)

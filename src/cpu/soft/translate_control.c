@@ -394,6 +394,7 @@ static void landing_emit(struct translation *tr, unsigned i, bool same_page)
     if (tr_link_is_plain(tr, next)) {
         cold = tr_cold_add(tr, emit_jmp_rel32(&tr->e), COLD_LINK);
         cold->link = link_new(tr, cold->place, next);
+        cold->link->landing = true;
     } else {
         struct guard guard = guard_emit(tr);
 

@@ -34,8 +34,10 @@ struct soft_link {
                         negative. */
     uint8_t *failed; /* rel32 of what follows a comparison that fails */
     int32_t target;  /* offset from the page's beginning */
-    bool indirect;   /* `target` has no meaning */
-    bool alone;      /* to soft_block.code_alone */
+    uint8_t behind_at; /* from `place` to the code behind the jump, NOPs aside; 0: unknown */
+    bool indirect;     /* `target` has no meaning */
+    bool alone;        /* to soft_block.code_alone */
+    bool landing;      /* to what follows a call */
     bool flags_in_memory;
     bool flags_anywhere; /* and in the host's, too */
     bool flags_dead; /* they are nowhere, and the target overwrites them: soft_vcpu.flags_dead */
@@ -87,7 +89,7 @@ struct soft_translator {
     size_t bytes, fixed_bytes, used, cold_from, cold_used; /* of address space; offsets */
     size_t joined;                                         /* up to here large pages were tried */
     struct fixed fixed;
-    struct soft_link *links;
+    struct soft_link *links, *tail; /* `tail`: the jump that ends the code made last, or NULL */
     struct site *sites;
     struct soft_pace *paces;
     uint32_t link_count, site_count, pace_count;
@@ -111,6 +113,9 @@ static inline uint8_t *to_write(const struct soft_translator *t, const uint8_t *
 /* Puts what has been filled of the cache onto large pages, in both views: hot code lies all over
  * it. Where the host has none or is older than Linux 6.1, it stays on small ones. */
 void soft_translator_join(struct soft_translator *t);
+
+/* The target's code lies behind the jump, a JMP, with NOPs alone between them. */
+void soft_link_behind(struct soft_translator *t, struct soft_link *link, struct soft_block *target);
 
 /* Fills the beginning of the cache and t->fixed. */
 MUST_CHECK bool soft_fixed_emit(struct soft_translator *t, struct soft_vcpu *c);

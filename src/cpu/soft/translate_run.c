@@ -18,6 +18,7 @@
 
 #define LINK_PATIENCE 128
 #define ENTRY_BYTES   5 /* JMP rel32 */
+#define JMP           0xe9
 #define AWAY_BYTES    128
 /* In soft_vcpu.exit_site, of no branch that was looked up: a dropped block was entered, maybe by a
  * link that knows no flags; neither. */
@@ -187,6 +188,21 @@ static const uint8_t *body_of(const struct soft_block *block)
     return code < code_flags ? code : code_flags;
 }
 
+/* A jump over nothing but NOPs becomes one, which takes less time. */
+static void link_aim(const struct soft_link *link, const uint8_t *target)
+{
+    static const uint8_t nop[] = {0x0f, 0x1f, 0x44, 0, 0};
+    uint8_t *opcode = link->place - 1;
+
+    if (link->behind_at != 0 && target == link->place + link->behind_at) {
+        memcpy(opcode, nop, sizeof nop);
+        return;
+    }
+    if (link->behind_at != 0)
+        *opcode = JMP;
+    emit_patch_rel32(link->place, target);
+}
+
 static void link_patch(struct soft_translator *t, struct soft_link *link, struct soft_block *target)
 {
     const uint8_t *to = link->alone             ? target->code_alone
@@ -200,12 +216,18 @@ static void link_patch(struct soft_translator *t, struct soft_link *link, struct
     if (link->behind)
         to += target->units_bytes;
     link_remove(link);
-    emit_patch_rel32(link->place, to_write(t, to));
+    link_aim(link, to_write(t, to));
     link->next = target->incoming;
     link->previous = &target->incoming;
     if (link->next)
         link->next->previous = &link->next;
     target->incoming = link;
+}
+
+void soft_link_behind(struct soft_translator *t, struct soft_link *link, struct soft_block *target)
+{
+    link->behind_at = (uint8_t)(to_write(t, body_of(target)) - link->place);
+    link_patch(t, link, target);
 }
 
 /*
@@ -239,7 +261,7 @@ static void link_patch_guarded(struct soft_vcpu *c, struct soft_link *link,
 
 static void link_undo(struct soft_link *link)
 {
-    emit_patch_rel32(link->place, link->unlinked);
+    link_aim(link, link->unlinked);
     link_remove(link);
 }
 
@@ -259,7 +281,7 @@ static void entry_links_undo(struct soft_translator *t, const struct soft_block 
         for (unsigned flags = 0; flags < 2; flags++) {
             const uint8_t *at = entry_of(t, block, flags);
 
-            if (link->place + 4 > at && link->place < at + ENTRY_BYTES)
+            if (link->place + 4 > at && link->place - 1 < at + ENTRY_BYTES)
                 link_undo(link);
         }
     }
@@ -350,6 +372,7 @@ void soft_translator_clear(struct soft_vcpu *c)
     t->used = t->fixed_bytes;
     t->cold_used = t->cold_from;
     t->flushes++;
+    t->tail = NULL;
     t->link_count = 0;
     t->site_count = 0;
     t->pace_count = 0;
