@@ -63,12 +63,13 @@ struct field {
             sizeof(((struct x86_state *)0)->member) / sizeof(((struct x86_state *)0)->member[0])   \
     }
 
-/* All but the TSC, which is the host's plus an offset. */
+/* All but the TSC, which is the host's plus an offset. No field has padding. */
 static const struct field fields[] = {
     FIELD(rip),          ARRAY(gpr),
     FIELD(rflags),       ARRAY(seg),
     FIELD(ldtr),         FIELD(tr),
-    FIELD(gdtr),         FIELD(idtr),
+    FIELD(gdtr.base),    FIELD(gdtr.limit),
+    FIELD(idtr.base),    FIELD(idtr.limit),
     FIELD(cr0),          FIELD(cr2),
     FIELD(cr3),          FIELD(cr4),
     FIELD(xcr0),         ARRAY(dr),
