@@ -145,6 +145,31 @@ static bool is_showing(const struct translation *tr, const struct x86_insn *insn
            !is_free(tr, insn);
 }
 
+/* All of that of one operation, as bits over enum effect. */
+#define FACT_EFFECT 3u
+#define FACT_SPOILS 4u
+#define FACT_SHOWS  8u
+#define FACT_PART   16u
+#define FACT_KNOWN  32u
+
+static uint8_t facts_of(const struct translation *tr, const struct x86_insn *insn)
+{
+    unsigned facts = FACT_KNOWN | effect_of(insn);
+
+    facts |= is_spoiling(insn) ? FACT_SPOILS : 0;
+    facts |= is_showing(tr, insn) ? FACT_SHOWS : 0;
+    facts |= is_part(insn) ? FACT_PART : 0;
+    return (uint8_t)facts;
+}
+
+/* Of the block's, which are asked for often. */
+static uint8_t facts_at(struct translation *tr, unsigned i)
+{
+    if (tr->facts[i] == 0)
+        tr->facts[i] = facts_of(tr, &tr->block->ops[i].insn);
+    return tr->facts[i];
+}
+
 /* -- what becomes of them -- */
 
 /* A walk along code from some place on. `need`: TR_FLAGS_* found so far. */
@@ -156,23 +181,21 @@ struct prospect {
     uint16_t written, shown; /* registers so far, and before the flags may last be shown */
 };
 
-static void prospect_pass(const struct translation *tr, struct prospect *p,
-                          const struct x86_insn *insn)
+static void prospect_pass(struct prospect *p, uint8_t facts)
 {
-    enum effect effect = effect_of(insn);
-
+    enum effect effect = facts & FACT_EFFECT;
     unsigned in_host = p->need & TR_FLAGS_MEMORY ? TR_FLAGS_SAVED : TR_FLAGS_HOST;
 
-    if (is_spoiling(insn))
+    if (facts & FACT_SPOILS)
         p->need |= p->host ? in_host : TR_FLAGS_MEMORY;
-    else if (is_showing(tr, insn) && (p->host || p->need == TR_FLAGS_DEAD))
+    else if ((facts & FACT_SHOWS) && (p->host || p->need == TR_FLAGS_DEAD))
         p->need |= in_host;
     if (effect == EFFECT_READS)
         p->need |= in_host;
-    if (is_spoiling(insn) || is_showing(tr, insn))
+    if (facts & (FACT_SPOILS | FACT_SHOWS))
         p->shown = p->written;
     p->part |= effect == EFFECT_PART;
-    p->host |= effect == EFFECT_PART && !is_part(insn);
+    p->host |= effect == EFFECT_PART && !(facts & FACT_PART);
     p->done = effect == EFFECT_WRITES || (p->need & TR_FLAGS_SAVED);
 }
 
@@ -187,7 +210,7 @@ static unsigned bytes_look(const struct translation *tr, const uint8_t *bytes, s
     for (unsigned i = 0; i < LOOK_AHEAD && !p.done; i++) {
         if (x86_decode(&insn, X86_CODE_64, bytes, available) != X86_DECODE_OK)
             break;
-        prospect_pass(tr, &p, &insn);
+        prospect_pass(&p, facts_of(tr, &insn));
         if (soft_op_ends_block(&insn))
             break;
         p.written |= tr_registers_written(&insn);
@@ -284,7 +307,7 @@ static bool end_overwrites(struct translation *tr)
 static bool is_overwritten(struct translation *tr, unsigned i)
 {
     while (++i < tr->block->count) {
-        if (effect_of(&tr->block->ops[i].insn) == EFFECT_WRITES)
+        if ((facts_at(tr, i) & FACT_EFFECT) == EFFECT_WRITES)
             return true;
     }
     return end_overwrites(tr);
@@ -296,7 +319,7 @@ unsigned tr_flags_from(struct translation *tr, unsigned i)
     unsigned end;
 
     for (; i < tr->block->count && !p.done; i++)
-        prospect_pass(tr, &p, &tr->block->ops[i].insn);
+        prospect_pass(&p, facts_at(tr, i));
     if (p.done)
         return p.need;
     end = end_look(tr);
@@ -392,14 +415,14 @@ static bool recipe_holds(struct translation *tr, unsigned i, uint16_t needed)
     uint16_t written = 0;
 
     while (++i < block->count) {
-        const struct x86_insn *insn = &block->ops[i].insn;
+        uint8_t facts = facts_at(tr, i);
+        enum effect effect = facts & FACT_EFFECT;
 
-        if ((is_spoiling(insn) || is_showing(tr, insn) || effect_of(insn) == EFFECT_READS) &&
-            (written & needed))
+        if (((facts & (FACT_SPOILS | FACT_SHOWS)) || effect == EFFECT_READS) && (written & needed))
             return false;
-        if (effect_of(insn) == EFFECT_WRITES)
+        if (effect == EFFECT_WRITES)
             return true;
-        written |= tr_registers_written(insn);
+        written |= tr_registers_written(&block->ops[i].insn);
     }
     if (end_look(tr) & TR_FLAGS_MEMORY)
         return false;

@@ -280,6 +280,7 @@ struct translation {
     uint8_t shared_held;  /* the one in R10, + 1; 0: none */
     struct looked looked[2];
     unsigned looked_count;
+    uint8_t facts[SOFT_BLOCK_OPS_MAX]; /* of operations, for translate_flags.c; 0: not known yet */
     unsigned cold_count;
     uint8_t *body, *body_end, *cold_begin; /* in the writable view */
     struct cold cold[TR_COLD_MAX];
