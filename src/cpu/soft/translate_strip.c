@@ -26,407 +26,21 @@
  *
  * Threads: a vCPU's own. Input: guest code, decoded.
  */
-#include "cpu/soft/translate_internal.h"
+#include "cpu/soft/translate_strip.h"
 #include "cpu/soft/vector.h"
 
 #define ITERATIONS_MAX 511
 #define ITERATIONS_MIN 4
-#define ITERATIONS_FEW 6         /* are not worth a strip */
-#define STEP_MAX       (1 << 20) /* an iteration moves an address by this much at most */
-#define STEP_TURNS     64        /* from here on an operand had better turn to its next page */
-#define STEP_WALKS     1025      /* from here on it walks */
-#define SPAN_MAX       1024      /* what one look-up covers */
-#define TABLE_MAX      4096
+#define ITERATIONS_FEW 6 /* are not worth a strip */
 
 #define STRIP_TABLE(field, group)                                                                  \
     (STATE(strip_table[0].field) + (int32_t)(sizeof(struct soft_strip_table) * (group)))
 #define ARRAY(access) ((int32_t)((access) * sizeof(struct soft_tlb_entry) * SOFT_TLB_ENTRIES))
 
-/* -- what the loop does -- */
-
-/* Operation i as a strip may have it; `check` says what it does with its memory operand. */
-static bool op_describe(const struct translation *tr, unsigned i, struct x86_vector_insn *v,
-                        struct check *check)
-{
-    const struct x86_insn *insn = &tr->block->ops[i].insn;
-
-    *check = (struct check){.op = i};
-    switch (insn->op) {
-    case X86_OP_NOP:
-    case X86_OP_PREFETCH:
-        return true;
-    case X86_OP_LEA:
-        return insn->address_size == 8 && insn->operand_size >= 4 && insn->base != X86_REG_RIP;
-    case X86_OP_VECTOR:
-        return tr_vector_describe(tr, i, v, check);
-    case X86_OP_X87:
-        return tr_x87_describe(tr, i, v, check) && !(v->flags & X86_VECTOR_CONTROL);
-    default:
-        return tr_integer_describe(tr, i, check);
-    }
-}
-
-static bool is_vector(const struct x86_insn *insn)
-{
-    return insn->op == X86_OP_VECTOR || insn->op == X86_OP_X87;
-}
-
-/* The steps that operations up to `end` make, and which registers they change otherwise. */
-struct steps {
-    int64_t by[16];
-    uint16_t lost, used;
-};
-
-static void steps_add(struct steps *steps, const struct x86_insn *insn,
-                      const struct x86_vector_insn *v)
-{
-    struct emit_registers regs;
-    unsigned reg;
-    int64_t by;
-
-    emit_registers_of(insn, is_vector(insn) ? v : NULL, &regs);
-    steps->used |= regs.read | regs.written;
-    if (tr_step_find(insn, &reg, &by) && by >= -STEP_MAX && by <= STEP_MAX)
-        steps->by[reg] += by;
-    else
-        steps->lost |= regs.written | regs.implicit_written;
-}
-
-static bool is_accessing(const struct x86_insn *insn)
-{
-    return insn->memory && insn->op != X86_OP_LEA && insn->op != X86_OP_NOP &&
-           insn->op != X86_OP_PREFETCH;
-}
-
-/* What the registers of an address have become by these steps. */
-static int64_t moved(const struct steps *steps, const struct x86_insn *insn)
-{
-    int64_t base = insn->base < 16 ? steps->by[insn->base] : 0;
-    int64_t index = insn->index < 16 ? steps->by[insn->index] : 0;
-
-    return base + index * (INT64_C(1) << insn->scale);
-}
-
-static int64_t displacement_of(const struct translation *tr, unsigned i)
-{
-    const struct soft_op *op = &tr->block->ops[i];
-
-    return op->insn.displacement +
-           (op->insn.base == X86_REG_RIP ? tr_page_offset(tr, op->next) : 0);
-}
-
-static bool align_add(struct strip_group *group, int64_t at, unsigned align)
-{
-    for (unsigned k = 0; k < group->aligned_count; k++) {
-        struct strip_align *old = &group->aligned[k];
-        unsigned less = (old->align < align ? old->align : align) - 1;
-
-        if (((old->at ^ at) & less) != 0)
-            continue;
-        if (align > old->align)
-            *old = (struct strip_align){.at = (int32_t)at, .align = (uint8_t)align};
-        return true;
-    }
-    if (group->aligned_count == STRIP_ALIGNED)
-        return false;
-    group->aligned[group->aligned_count++] =
-        (struct strip_align){.at = (int32_t)at, .align = (uint8_t)align};
-    return true;
-}
-
-/* What an operand may access: displacements as an iteration's beginning has them. */
-struct span {
-    int64_t low, high;
-    bool table;
-};
-
-static bool group_takes(const struct strip_group *group, const struct x86_insn *insn,
-                        const struct span *span)
-{
-    int64_t low = span->low < group->low ? span->low : group->low;
-    int64_t high = span->high > group->high ? span->high : group->high;
-
-    if (group->base != insn->base || group->index != insn->index ||
-        (insn->index != X86_REG_NONE && group->scale != insn->scale) || group->table != span->table)
-        return false;
-    return span->table ? span->low == group->low && high - low <= TABLE_MAX
-                       : high - low <= SPAN_MAX;
-}
-
-static struct strip_group *group_find(struct strip *strip, const struct x86_insn *insn,
-                                      const struct span *span)
-{
-    struct strip_group *group = strip->group;
-
-    while (group < strip->group + strip->groups && !group_takes(group, insn, span))
-        group++;
-    if (group == strip->group + strip->groups) {
-        if (strip->groups == SOFT_STRIP_GROUPS || span->high - span->low > TABLE_MAX)
-            return NULL;
-        strip->groups++;
-        *group = (struct strip_group){.base = insn->base,
-                                      .index = insn->index,
-                                      .scale = insn->scale,
-                                      .table = span->table,
-                                      .low = (int32_t)span->low,
-                                      .high = (int32_t)span->high,
-                                      .host = HOST_NONE};
-    }
-    if (span->low < group->low)
-        group->low = (int32_t)span->low;
-    if (span->high > group->high)
-        group->high = (int32_t)span->high;
-    return group;
-}
-
-/* What registers are at most, where that is known; else UINT64_MAX. */
-struct limits {
-    uint64_t most[16];
-};
-
-static void limits_add(struct limits *limits, const struct x86_insn *insn)
-{
-    uint16_t written = tr_registers_written(insn);
-
-    for (unsigned n = 0; n < 16; n++) {
-        if (written >> n & 1)
-            limits->most[n] = UINT64_MAX;
-    }
-    if (insn->operand_size < 4)
-        return;
-    if (insn->op == X86_OP_MOVZX8)
-        limits->most[insn->reg] = UINT8_MAX;
-    else if (insn->op == X86_OP_AND && !insn->memory && insn->form == X86_FORM_RM_IMM &&
-             insn->immediate <= UINT16_MAX)
-        limits->most[insn->rm] = insn->immediate;
-}
-
-/* Whether the operand is an element of a table, none of which lies across pages if the table is
- * aligned, and the flags may be spoilt before it. */
-static bool is_table(struct translation *tr, const struct check *check, const struct limits *limits)
-{
-    const struct x86_insn *insn = &tr->block->ops[check->op].insn;
-
-    return insn->index < 16 && limits->most[insn->index] <= UINT16_MAX &&
-           check->access == SOFT_READ && check->align <= 1 &&
-           __builtin_popcount(check->size) == 1 && check->size <= 1u << insn->scale &&
-           !(tr_flags_from(tr, check->op) & (TR_FLAGS_HOST | TR_FLAGS_SAVED));
-}
-
-/* The access of operation i; `before`: the steps made by then. */
-static bool access_add(struct translation *tr, const struct check *check,
-                       const struct steps *before, const struct limits *limits)
-{
-    const struct x86_insn *insn = &tr->block->ops[check->op].insn;
-    const bool table = is_table(tr, check, limits);
-    struct x86_insn place = *insn;
-    struct strip_group *group;
-    struct span span;
-    unsigned align = table ? check->size : check->align;
-    int64_t at;
-
-    if (table)
-        place.index = X86_REG_NONE;
-    at = displacement_of(tr, check->op) + moved(before, &place);
-    if (check->size == 0 || check->size > 64 || insn->address_size != 8 ||
-        insn->segment >= X86_FS || !tr_fits32(at) || !tr_fits32(at + TABLE_MAX))
-        return false;
-    span = (struct span){.low = at, .high = at + (int64_t)check->size, .table = table};
-    if (table)
-        span.high += (int64_t)(limits->most[insn->index] << insn->scale);
-    group = group_find(&tr->strip, insn, &span);
-    if (!group || (align > 1 && !align_add(group, at, align)))
-        return false;
-    group->written |= check->access == SOFT_WRITE;
-    group->read |= check->access == SOFT_READ;
-    group->uses++;
-    tr->strip.group_of[check->op] = (uint8_t)(group - tr->strip.group);
-    tr->strip.at[check->op] = (int32_t)at;
-    return true;
-}
-
-/* How far the group goes in an iteration, and what follows from that; false: too far. */
-static bool step_settle(struct strip *strip, struct strip_group *group, int64_t step)
-{
-    int64_t far = step < 0 ? -step : step;
-
-    if (far > STEP_MAX || (far >= STEP_WALKS && group->read && group->written))
-        return false;
-    group->step = (int32_t)step;
-    group->walks = far >= STEP_WALKS;
-    strip->walks |= group->walks;
-    strip->indexed |= !group->walks && group->base != X86_REG_NONE && group->index != X86_REG_NONE;
-    for (unsigned k = 0; k < group->aligned_count; k++) {
-        if (step & (group->aligned[k].align - 1))
-            return false;
-    }
-    return true;
-}
-
-static bool is_lost(const struct steps *all, unsigned reg)
-{
-    return reg < 16 && (all->lost >> reg & 1);
-}
-
-static bool group_settle(struct strip *strip, struct strip_group *group, const struct steps *all)
-{
-    const struct x86_insn place = {.base = group->base,
-                                   .index = group->table ? X86_REG_NONE : group->index,
-                                   .scale = group->scale};
-
-    if (is_lost(all, place.base) || is_lost(all, place.index))
-        return false;
-    strip->tables |= group->table;
-    return group->table ? moved(all, &place) == 0 : step_settle(strip, group, moved(all, &place));
-}
-
-/* All the groups' registers must go by constant steps, and aligned operands stay so. */
-static bool groups_settle(struct strip *strip, const struct steps *all)
-{
-    strip->counter = X86_REG_NONE;
-    for (unsigned g = 0; g < strip->groups; g++) {
-        struct strip_group *group = &strip->group[g];
-
-        if (!group_settle(strip, group, all))
-            return false;
-        if (group->base < 16 && all->by[group->base] != 0)
-            strip->counter = group->base;
-        else if (!group->table && group->index < 16 && all->by[group->index] != 0)
-            strip->counter = group->index;
-    }
-    for (unsigned n = 0; n < 16 && strip->counter == X86_REG_NONE; n++) {
-        if (all->by[n] != 0 && !is_lost(all, n))
-            strip->counter = n;
-    }
-    return strip->counter != X86_REG_NONE &&
-           !((strip->walks || strip->tables) && strip->displaced) &&
-           !(strip->walks && strip->tables);
-}
-
-/* The comparison before the last jump, which ordinary code does again: nothing but registers, and
- * what it changed can be taken back. */
-static bool is_repeatable(const struct x86_insn *insn)
-{
-    if (insn->memory)
-        return false;
-    if (insn->op == X86_OP_CMP || insn->op == X86_OP_TEST)
-        return true;
-    return (insn->op == X86_OP_ADD || insn->op == X86_OP_SUB) && insn->form == X86_FORM_RM_IMM &&
-           insn->operand_size >= 4;
-}
-
-#define DISPLACED (7u << 9)
-
-/* The operand whose pages are looked up within the strip has R10; R11 is needed for that. */
-static void hosts_choose_moving(struct strip *strip)
-{
-    unsigned moving = strip->turns ? strip->turns - 1u : 0;
-
-    while (!strip->turns && !strip->group[moving].walks)
-        moving++;
-    strip->group[moving].host = HOST_R10;
-    for (unsigned g = 0; g < strip->groups && strip->groups == 2 && !strip->indexed; g++) {
-        if (g != moving && !strip->group[g].walks)
-            strip->group[g].host = HOST_R11;
-    }
-}
-
-/* The operand that goes furthest, if its register is what tells the strip's end. */
-static void turn_choose(struct strip *strip)
-{
-    int32_t most = STEP_TURNS - 1;
-
-    if (strip->walks || strip->tables || strip->displaced)
-        return;
-    for (unsigned g = 0; g < strip->groups; g++) {
-        const struct strip_group *group = &strip->group[g];
-        int32_t far = group->step < 0 ? -group->step : group->step;
-
-        if (far <= most || group->base >= 16 || group->index != X86_REG_NONE ||
-            (group->read && group->written))
-            continue;
-        most = far;
-        strip->turns = (uint8_t)(g + 1);
-        strip->counter = group->base;
-    }
-}
-
-/* Where the distances between guest and host are: two in registers at best. */
-static void hosts_choose(struct strip *strip)
-{
-    struct strip_group *most = strip->group;
-
-    if (strip->displaced || strip->tables)
-        return;
-    if (strip->walks || strip->turns) {
-        hosts_choose_moving(strip);
-        return;
-    }
-    if (strip->groups <= 2 && !strip->indexed) {
-        strip->group[0].host = HOST_R10;
-        strip->group[1].host = HOST_R11;
-        return;
-    }
-    for (unsigned g = 1; g < strip->groups; g++) {
-        if (strip->group[g].uses > most->uses)
-            most = &strip->group[g];
-    }
-    most->host = HOST_R10;
-}
-
-static bool strip_find(struct translation *tr)
-{
-    const struct soft_op *ops = tr->block->ops;
-    const unsigned end = tr->block->count - 1; /* the jump */
-    struct steps steps = {0};
-    struct limits limits;
-    struct x86_vector_insn v;
-    struct check check;
-
-    memset(&limits, 0xff, sizeof limits);
-    tr->strip = (struct strip){0};
-    if (end < 2 || ops[end].insn.op != X86_OP_JCC || !is_repeatable(&ops[end - 1].insn))
-        return false;
-    for (unsigned i = 0; i < end; i++) {
-        const struct x86_insn *insn = &ops[i].insn;
-
-        if (!op_describe(tr, i, &v, &check))
-            return false;
-        if (is_accessing(insn) && !access_add(tr, &check, &steps, &limits))
-            return false;
-        if (insn->memory && ((insn->base < 16 && tr_is_displaced(insn->base)) ||
-                             (insn->index < 16 && tr_is_displaced(insn->index))))
-            tr->strip.displaced = true;
-        if (i == end - 1)
-            memcpy(tr->strip.by, steps.by, sizeof steps.by);
-        steps_add(&steps, insn, &v);
-        limits_add(&limits, insn);
-    }
-    tr->strip.displaced |= (steps.used & DISPLACED) != 0;
-    if (tr->strip.groups == 0 || !groups_settle(&tr->strip, &steps))
-        return false;
-    turn_choose(&tr->strip);
-    tr->strip.counter_step = (int32_t)steps.by[tr->strip.counter];
-    hosts_choose(&tr->strip);
-    return true;
-}
-
-bool tr_strip_is_due(struct translation *tr, int32_t target, unsigned op)
-{
-    unsigned need;
-
-    if (target != tr_page_offset(tr, 0) || op != tr->block->count - 1u)
-        return false;
-    need = tr_flags_entry(tr);
-    if ((need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) || (need != TR_FLAGS_DEAD && !tr->flags_memory))
-        return false;
-    return strip_find(tr);
-}
-
 /* -- before a strip -- */
 
 struct failures {
-    uint8_t *place[4 * SOFT_STRIP_GROUPS + 4];
+    uint8_t *place[5 * SOFT_STRIP_GROUPS + 4];
     unsigned count;
 };
 
@@ -748,63 +362,8 @@ static void left_begin(struct translation *tr, struct failures *f)
     left_lower(tr);
 }
 
-/* Adds a constant to a register of at least `size` bytes. */
-static bool count_find(const struct x86_insn *insn, unsigned size, unsigned *reg, int64_t *by)
-{
-    struct x86_insn whole = *insn;
-
-    if (insn->operand_size < size || insn->operand_size < 4)
-        return false;
-    whole.operand_size = 8;
-    whole.immediate = (uint64_t)(int64_t)(int32_t)insn->immediate;
-    return tr_step_find(&whole, reg, by);
-}
-
-/* What the register's lower `size` bytes go by in each iteration; 0: not by a constant. */
-static int32_t count_step(const struct translation *tr, unsigned reg, unsigned size)
-{
-    int64_t by, all = 0;
-    unsigned found;
-
-    for (unsigned i = 0; i < tr->block->count - 1u; i++) {
-        const struct x86_insn *insn = &tr->block->ops[i].insn;
-
-        if (!(tr_registers_written(insn) >> reg & 1))
-            continue;
-        if (!count_find(insn, size, &found, &by) || found != reg)
-            return 0;
-        all += by;
-    }
-    return all >= -STEP_MAX && all <= STEP_MAX ? (int32_t)all : 0;
-}
-
-/* What the last comparison compares: `counter`, which goes by `step`, with `other`, X86_REG_NONE
- * for the immediate. */
-struct count {
-    unsigned counter, other;
-    int32_t step;
-};
-
-static bool count_settle(const struct translation *tr, struct count *count)
-{
-    const struct x86_insn *insn = &tr->block->ops[tr->block->count - 2].insn;
-    bool immediate = insn->form == X86_FORM_RM_IMM;
-    unsigned size = insn->operand_size;
-
-    if (size < 4 || insn->op != X86_OP_CMP)
-        return false;
-    *count = (struct count){.counter = insn->rm,
-                            .other = immediate ? X86_REG_NONE : insn->reg,
-                            .step = count_step(tr, insn->rm, size)};
-    if (count->step != 0 || immediate)
-        return count->step != 0;
-    *count = (struct count){
-        .counter = insn->reg, .other = insn->rm, .step = count_step(tr, insn->reg, size)};
-    return count->step != 0;
-}
-
 /* R10 = how far the counter is from what ends the loop, in its direction. */
-static void distance_emit(struct translation *tr, const struct count *count)
+static void distance_emit(struct translation *tr, const struct strip_count *count)
 {
     const struct x86_insn *insn = &tr->block->ops[tr->block->count - 2].insn;
 
@@ -823,53 +382,22 @@ static void distance_emit(struct translation *tr, const struct count *count)
         emit_alu_reg_reg32(&tr->e, EMIT_SUB, HOST_R10, HOST_R11);
 }
 
-/* Whether the loop goes on at least until the counter has gone that far: its jump was taken just
- * now, and is taken until the two are equal, or while the counter is on its side of the other. */
-static bool count_is_exact(const struct translation *tr, const struct count *count)
-{
-    const struct soft_op *ops = tr->block->ops;
-    const struct x86_insn *insn = &ops[tr->block->count - 2].insn;
-    unsigned first = insn->form == X86_FORM_REG_RM ? insn->reg : insn->rm;
-    bool below = (first == count->counter) == (count->step > 0); /* of the two, the first */
-
-    for (unsigned i = 0; i < tr->block->count - 1u && count->other != X86_REG_NONE; i++) {
-        if (tr_registers_written(&ops[i].insn) >> count->other & 1)
-            return false;
-    }
-    switch ((enum emit_condition)(ops[tr->block->count - 1].insn.opcode & 15)) {
-    case EMIT_IF_NE:
-        return true;
-    case EMIT_IF_B:
-    case EMIT_IF_BE:
-    case EMIT_IF_L:
-    case EMIT_IF_LE:
-        return below;
-    case EMIT_IF_A:
-    case EMIT_IF_AE:
-    case EMIT_IF_G:
-    case EMIT_IF_GE:
-        return !below;
-    default:
-        return false;
-    }
-}
-
 /* A strip of a few iterations costs more than it gives. Where it is known how many the loop itself
  * has left, a strip has no more, and need not compare what the loop does. */
 static uint8_t *few_check(struct translation *tr)
 {
     struct emit *e = &tr->e;
-    struct count count;
+    struct strip_count count;
     uint8_t *few, *less;
     unsigned far;
 
-    if (!count_settle(tr, &count))
+    if (!tr_strip_count(tr, &count))
         return NULL;
     distance_emit(tr, &count);
     far = (unsigned)(count.step < 0 ? -count.step : count.step);
     emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, ITERATIONS_FEW * (int32_t)far);
     few = emit_jcc_rel32(e, EMIT_IF_B);
-    if (__builtin_popcount(far) != 1 || !count_is_exact(tr, &count))
+    if (__builtin_popcount(far) != 1 || !tr_strip_count_is_exact(tr, &count))
         return few;
     tr->strip.counted = true;
     if (far != 1)
@@ -957,7 +485,7 @@ static void place_emit(struct translation *tr, unsigned i, struct emit_rename *r
         place_walking(tr, i, rename);
         return;
     }
-    rename->memory_disp = (int32_t)displacement_of(tr, i);
+    rename->memory_disp = (int32_t)tr_strip_displacement(tr, i);
     if (distance == HOST_NONE) {
         distance = tr->strip.displaced ? HOST_R10 : HOST_R11;
         emit_mov_reg_state(&tr->e, distance, STRIP_DISTANCE(number));
@@ -1001,17 +529,17 @@ static bool op_emit(struct translation *tr, unsigned i)
 
     if (insn->op == X86_OP_NOP || insn->op == X86_OP_PREFETCH)
         return true;
-    if (!op_describe(tr, i, &v, &check))
+    if (!tr_strip_describe(tr, i, &v, &check))
         return false;
-    emit_registers_of(insn, is_vector(insn) ? &v : NULL, &regs);
+    emit_registers_of(insn, tr_strip_is_vector(insn) ? &v : NULL, &regs);
     if (!tr_rename(insn, &regs, &r))
         return false;
     if (insn->op == X86_OP_LEA && !place_lea(insn, &r.rename))
         return false;
-    if (is_accessing(insn))
+    if (tr_strip_is_accessing(insn))
         place_emit(tr, i, &r.rename);
     tr_renamed_load(tr, &r);
-    if (!emit_insn(&tr->e, insn, is_vector(insn) ? &v : NULL, &r.rename))
+    if (!emit_insn(&tr->e, insn, tr_strip_is_vector(insn) ? &v : NULL, &r.rename))
         return false;
     tr_renamed_store(tr, &r);
     return true;
@@ -1043,7 +571,7 @@ static void comparison_undo(struct translation *tr, const struct x86_insn *insn)
 static bool pointers_emit(struct translation *tr)
 {
     const unsigned end = tr->block->count - 1;
-    struct steps steps = {0}, at = {0};
+    struct strip_steps steps = {0}, at = {0};
     const struct vector_vm *unit = tr->c->vm->stubs;
     unsigned last = end, data = end;
     struct soft_op op;
@@ -1058,7 +586,7 @@ static bool pointers_emit(struct translation *tr)
             at = steps;
         }
         if (insn->op != X86_OP_X87 && insn->op != X86_OP_VECTOR)
-            steps_add(&steps, insn, NULL);
+            tr_strip_step(&steps, insn, NULL);
     }
     if (last == end)
         return true;
@@ -1066,10 +594,10 @@ static bool pointers_emit(struct translation *tr)
     if (data == end)
         return true;
     op = tr->block->ops[data];
-    op.insn.displacement += moved(&at, &op.insn);
+    op.insn.displacement += tr_strip_moved(&at, &op.insn);
     for (unsigned n = 0; n < 16; n++)
         at.by[n] = tr->strip.by[n];
-    op.insn.displacement -= moved(&at, &op.insn);
+    op.insn.displacement -= tr_strip_moved(&at, &op.insn);
     return tr_x87_data_pointer(tr, &op);
 }
 
@@ -1086,7 +614,7 @@ static void moving_done(struct translation *tr)
  * no TLB entry, this is the strip's last iteration. */
 static bool walkers_step(struct translation *tr, struct failures *ends)
 {
-    struct steps now = {0};
+    struct strip_steps now = {0};
 
     memcpy(now.by, tr->strip.by, sizeof now.by);
     for (unsigned n = tr->strip.groups; n > 0; n--) {
@@ -1096,7 +624,7 @@ static bool walkers_step(struct translation *tr, struct failures *ends)
 
         if (!group->walks)
             continue;
-        if (!group_address(tr, group, group->step - moved(&now, &place)))
+        if (!group_address(tr, group, group->step - tr_strip_moved(&now, &place)))
             return false;
         ends->place[ends->count++] = walker_look(tr, group);
         if (group->host == HOST_NONE)
