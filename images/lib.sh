@@ -253,3 +253,69 @@ sealed()
 {
     [ -f "$1/SHA256SUMS" ] && (cd "$1" && sha256sum --check --status SHA256SUMS 2>/dev/null)
 }
+
+# -- a Debian root for programs: as a folder, and as a disk image of the same files --
+#
+# A script that makes one sets `packages`, `size` (of the disk) and `out`, and goes through
+# root_is_made, root_begin, what is its own, and root_end. The two longest parts are steps, and so
+# the script once more, with --bootstrap or --file-system as its first word.
+
+# root_bootstrap WORK MODE CODENAME [OPTION...]: installs, with more options for mmdebstrap.
+root_bootstrap()
+{
+    root_tar=$1/root.tar root_mode=$2 root_codename=$3
+    shift 3
+    mmdebstrap --mode="$root_mode" --variant=minbase --architectures=amd64 --format=tar \
+        --include="$(echo $packages | tr ' ' ',')" \
+        --setup-hook='mkdir -p "$1/var/cache/apt/archives"' \
+        --setup-hook="sync-in '$apt_dir/archives' /var/cache/apt/archives" \
+        --customize-hook='rm -rf "$1"/var/cache/apt/archives/*' "$@" \
+        "$root_codename" "$root_tar" "$apt_dir/sources.list"
+}
+
+# root_file_system WORK: as root, or as fakeroot's pretended root, so that mke2fs reads owners.
+root_file_system()
+{
+    mkdir "$1/root"
+    tar -x -C "$1/root" --exclude='./dev/*' -f "$1/root.tar"
+    truncate -s "$size" "$1/root.raw"
+    mke2fs -q -F -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d "$1/root" "$1/root.raw"
+    rm "$1/root.tar"
+}
+
+# root_is_made [--again]: by the scripts as they are now.
+root_is_made()
+{
+    source_sum=$(cat "$0" "$here/lib.sh" | sha256sum)
+    [ "${1-}" != --again ] && [ -f "$out/root.raw" ] && [ "$(cat "$out/source")" = "$source_sum" ]
+}
+
+# Fetches what is needed; then there is a new folder $work.
+root_begin()
+{
+    tools_check
+    cache_open 3000
+    apt_open
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+    step "$apt_dir/archives" "fetching Debian's packages" \
+        apt-get install --yes --download-only '?essential' '?priority(required)' apt $packages
+    work=$out.part
+    chmod -R u+rwX "$work" 2>/dev/null || :
+    rm -rf "$work"
+    mkdir -p "$work"
+}
+
+root_end()
+{
+    step "$work" "installing Debian ($mode)" "$0" --bootstrap "$work" "$mode" "$codename"
+    if [ "$mode" = root ]; then
+        step "$work" "making the disk image" "$0" --file-system "$work"
+    else
+        step "$work" "making the disk image" fakeroot "$0" --file-system "$work"
+    fi
+    echo "$source_sum" >"$work/source"
+    chmod -R u+rwX "$out" 2>/dev/null || :
+    rm -rf "$out"
+    mv "$work" "$out"
+    say "made $out: $(bytes_of "$out") bytes"
+}
