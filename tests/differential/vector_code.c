@@ -78,6 +78,12 @@ static bool writes_fixed(const struct generator *g, const struct x86_vector_oper
            is_reserved(g, operand->number);
 }
 
+static bool is_masked_store(const struct x86_insn *insn, const struct x86_vector_insn *v)
+{
+    return insn->vex == X86_VEX_VEX && v->memory != X86_MEMORY_PLAIN &&
+           (v->memory_access & X86_OPERAND_WRITE);
+}
+
 /* Whether the bytes are a vector instruction whose only memory is its operand. */
 static bool vector_usable(const struct generator *g, const uint8_t *b, struct x86_insn *insn)
 {
@@ -88,8 +94,11 @@ static bool vector_usable(const struct generator *g, const uint8_t *b, struct x8
         return false;
     if (v.memory_access && v.memory > X86_MEMORY_COMPRESSED)
         return false; /* gen_gather() makes those */
-    /* Of an element across two pages the host names no place that the manual knows. */
+    /* Of an element across two pages the host names no place that the manual knows, nor always of
+     * VMASKMOV's store into a second page. */
     if (v.memory != X86_MEMORY_PLAIN && (insn->displacement & (v.element - 1)))
+        return false;
+    if (is_masked_store(insn, &v) && (insn->displacement & 0xfff) + v.memory_bytes > 0x1000)
         return false;
     return !writes_fixed(g, &v.reg) && !writes_fixed(g, &v.rm) && !writes_fixed(g, &v.vvvv);
 }
