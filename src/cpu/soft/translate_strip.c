@@ -121,6 +121,22 @@ static void alignment_check(struct translation *tr, const struct strip_group *gr
     }
 }
 
+/* R10 from the lowest byte's linear address to where that is in its page, R11 to the TLB's entry.
+ */
+static void entry_look(struct translation *tr, const struct strip_group *group, struct failures *f)
+{
+    const int32_t array = ARRAY(group->read ? SOFT_READ : SOFT_WRITE);
+    struct emit *e = &tr->e;
+
+    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
+    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
+    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
+    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
+    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
+    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
+    fail_if(tr, f, EMIT_IF_A);
+}
+
 /* R10 from the lowest byte's linear address to the host's. Destroys R11. */
 static uint8_t *walker_look(struct translation *tr, const struct strip_group *group)
 {
@@ -216,13 +232,7 @@ static bool group_emit(struct translation *tr, const struct strip_group *group, 
     if (!group_address(tr, group, 0))
         return false;
     alignment_check(tr, group, f);
-    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
-    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
-    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
-    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
-    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
-    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
-    fail_if(tr, f, EMIT_IF_A);
+    entry_look(tr, group, f);
     room_emit(tr, group);
     if (group->read && group->written) {
         emit_load(e, HOST_R10, HOST_R11, array, 8);
@@ -317,13 +327,7 @@ static bool turn_emit(struct translation *tr, const struct turn *turn, struct fa
 
     if (!group_address(tr, group, turn->ahead))
         return false;
-    emit_mov_reg_reg32(e, HOST_R11, HOST_R10);
-    emit_shift_imm32(e, EMIT_SHR, HOST_R11, 8);
-    emit_alu_reg_imm32(e, EMIT_AND, HOST_R11, (SOFT_TLB_ENTRIES - 1) * 16);
-    emit_alu_reg_state(e, EMIT_ADD, HOST_R11, STATE(tlb_now));
-    emit_xor_reg_mem(e, HOST_R10, HOST_R11, array);
-    emit_alu_reg_imm(e, EMIT_CMP, HOST_R10, (int32_t)GUEST_PAGE_SIZE - (group->high - group->low));
-    fail_if(tr, f, EMIT_IF_A);
+    entry_look(tr, group, f);
     turn_room(tr, group);
     emit_mov_state_reg(e, STATE(strip_limit), HOST_R10);
     emit_load(e, HOST_R10, HOST_R11, array + 8, 8);
