@@ -103,7 +103,7 @@ void tr_units_load(struct translation *tr, unsigned i, unsigned units)
     if (absent)
         tr->shared_held = 0; /* R10 is lost */
     tr->units |= (uint8_t)units;
-    if (need & TR_FLAGS_HOST) {
+    if (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) { /* saved later, perhaps once they are others */
         units_call(tr, absent);
         return;
     }
@@ -274,7 +274,7 @@ void tr_op(struct translation *tr, unsigned i)
 {
     struct emit e = tr->e;
     bool host = tr->flags_host, memory = tr->flags_memory;
-    bool recorded = tr->flags_recorded;
+    bool recorded = tr->flags_recorded, whole = tr->flags_whole;
     unsigned recipe = tr->flags_recipe;
     uint8_t units = tr->units;
     unsigned cold = tr->cold_count;
@@ -288,6 +288,7 @@ void tr_op(struct translation *tr, unsigned i)
     tr->flags_host = host;
     tr->flags_memory = memory;
     tr->flags_recorded = recorded;
+    tr->flags_whole = whole;
     tr->flags_recipe = recipe;
     tr->units = units;
     tr->cold_count = cold;

@@ -501,14 +501,24 @@ static void record_emit(struct translation *tr, unsigned i, const struct emit_re
     (void)inputs_find(&tr->block->ops[i].insn, &inputs);
     inputs_emit(tr, inputs, rename, STATE(recorded[0]));
     emit_mov_state_imm64(&tr->e, STATE(flags_site), (int32_t)source_new(tr, i));
-    tr->flags_memory = tr->flags_recorded = true;
+    tr->flags_memory = tr->flags_recorded = tr->flags_whole = true;
 }
 
 /* Behind the block nobody knows which operation it was. */
 static void recipe_store(struct translation *tr, unsigned i)
 {
     emit_mov_state_imm64(&tr->e, STATE(flags_site), (int32_t)(source_new(tr, i) | FROM_REGISTERS));
-    tr->flags_memory = tr->flags_recorded = true;
+    tr->flags_memory = tr->flags_recorded = tr->flags_whole = true;
+}
+
+/* If there is a part already, both go to soft_vcpu.arith. Destroys the host's flags. */
+static void part_settle(struct translation *tr)
+{
+    struct cold *cold;
+
+    emit_cmp_state32_imm8(&tr->e, STATE(flags_site) + PART_AT, 0);
+    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_PART);
+    cold->back = tr->e.at;
 }
 
 bool tr_flags_part(struct translation *tr, unsigned i, const struct emit_rename *rename)
@@ -516,12 +526,11 @@ bool tr_flags_part(struct translation *tr, unsigned i, const struct emit_rename 
     const struct x86_insn *insn = &tr->block->ops[i].insn;
     struct emit_registers regs;
     unsigned need = tr_flags_from(tr, i + 1);
-    struct cold *cold;
     uint16_t inputs;
 
-    if (tr->flags_host || !(tr->flags_memory || tr->flags_recipe != 0) || !is_part(insn) ||
-        need == TR_FLAGS_DEAD || (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) ||
-        !is_overwritten(tr, i))
+    if ((tr->flags_host && tr->flags_memory && !tr->flags_whole) ||
+        !(tr->flags_memory || tr->flags_recipe != 0) || !is_part(insn) || need == TR_FLAGS_DEAD ||
+        (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) || !is_overwritten(tr, i))
         return false;
     emit_registers_of(insn, NULL, &regs);
     inputs = regs.read | regs.implicit_read;
@@ -530,9 +539,9 @@ bool tr_flags_part(struct translation *tr, unsigned i, const struct emit_rename 
     tr_flags_save(tr);
     tr->flags_recipe = 0;
     tr->flags_recorded = true;
-    emit_cmp_state32_imm8(&tr->e, STATE(flags_site) + PART_AT, 0);
-    cold = tr_cold_add(tr, emit_jcc_rel32(&tr->e, EMIT_IF_NE), COLD_PART);
-    cold->back = tr->e.at;
+    if (!tr->flags_whole)
+        part_settle(tr);
+    tr->flags_whole = false;
     inputs_emit(tr, inputs, rename, STATE(recorded_part[0]));
     emit_mov_state_imm32(&tr->e, STATE(flags_site) + PART_AT, source_new(tr, i));
     return true;
@@ -660,7 +669,7 @@ void tr_flags_save(struct translation *tr)
         return;
     if (tr->flags_recipe != 0) {
         tr_flags_cook(tr, tr->flags_recipe);
-        tr->flags_memory = true;
+        tr->flags_memory = tr->flags_whole = true;
         return;
     }
     if (!tr->flags_host)
@@ -670,7 +679,7 @@ void tr_flags_save(struct translation *tr)
     emit_mov_state_reg16(e, STATE(arith), HOST_RAX);
     emit_mov_state_imm64(e, STATE(flags_site), 0);
     emit_mov_reg_reg(e, HOST_RAX, HOST_R11);
-    tr->flags_memory = true;
+    tr->flags_memory = tr->flags_whole = true;
     tr->flags_recorded = false;
 }
 

@@ -327,7 +327,8 @@ static void lea_plain_emit(struct translation *tr, const struct x86_insn *insn)
 bool tr_lea_is_near(const struct x86_insn *insn)
 {
     return insn->base == X86_REG_RIP && insn->operand_size == 8 && insn->address_size == 8 &&
-           !tr_is_displaced(insn->reg) && tr_fits32(insn->displacement + 2 * (int64_t)GUEST_PAGE_SIZE);
+           !tr_is_displaced(insn->reg) &&
+           tr_fits32(insn->displacement + 2 * (int64_t)GUEST_PAGE_SIZE);
 }
 
 static bool lea_emit(struct translation *tr, unsigned i)
