@@ -15,7 +15,7 @@ FUNCTION = re.compile(r"^[0-9a-f]+ <([^>]+)>:$")
 VECTOR = re.compile(r"%([xyz]mm\d+|mm\d|st|k[0-7])\b")
 TARGET = re.compile(r"\b(?:call|j\w+)\s+[0-9a-f]+ <([^>+]+)(?:\+0x[0-9a-f]+)?>")
 # These run handlers of integer.c through soft_op.run, on registers or memory that they have checked.
-INDIRECT = {"soft_flags_settle"}
+INDIRECT = {"soft_flags_settle", "source_run"}
 # Takes a lock: a walk in a leaf declines before it comes here (paging.c).
 NEVER_CALLED = {"soft_code_written"}
 EXPECTED = 8  # leaves at least, so that a change of names does not empty this test
