@@ -88,6 +88,7 @@ static void test_state(struct test *t)
         READS_AS(t, emit_mov_state_reg16(e, 8, r), TEXT("mov word ptr gs:[0x8], %s", names16[i]));
     }
     READS_AS(t, emit_mov_state_imm32(e, 0x10, 0x89abcdef), "mov dword ptr gs:[0x10], 0x89ABCDEF");
+    READS_AS(t, emit_mov_state_imm64(e, 0x10, -2), "mov qword ptr gs:[0x10], 0xFFFFFFFFFFFFFFFE");
     READS_AS(t, emit_inc_state(e, 0x10), "inc qword ptr gs:[0x10]");
     READS_AS(t, emit_dec_state32(e, 0x10), "dec dword ptr gs:[0x10]");
     READS_AS(t, emit_cmp_state32_imm8(e, 0x10, 0), "cmp dword ptr gs:[0x10], 0x0");

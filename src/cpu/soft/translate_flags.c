@@ -521,18 +521,24 @@ static void part_settle(struct translation *tr)
     cold->back = tr->e.at;
 }
 
+/* Whether nobody but a fault wants the flags behind operation i. */
+static bool is_for_faults(struct translation *tr, unsigned i)
+{
+    unsigned need = tr_flags_from(tr, i + 1);
+
+    return need != TR_FLAGS_DEAD && !(need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) &&
+           is_overwritten(tr, i);
+}
+
 bool tr_flags_part(struct translation *tr, unsigned i, const struct emit_rename *rename)
 {
-    const struct x86_insn *insn = &tr->block->ops[i].insn;
     struct emit_registers regs;
-    unsigned need = tr_flags_from(tr, i + 1);
     uint16_t inputs;
 
-    if ((tr->flags_host && tr->flags_memory && !tr->flags_whole) ||
-        !(tr->flags_memory || tr->flags_recipe != 0) || !is_part(insn) || need == TR_FLAGS_DEAD ||
-        (need & (TR_FLAGS_HOST | TR_FLAGS_SAVED)) || !is_overwritten(tr, i))
+    if (!(facts_at(tr, i) & FACT_PART) || !(tr->flags_memory || tr->flags_recipe != 0) ||
+        (tr->flags_host && tr->flags_memory && !tr->flags_whole) || !is_for_faults(tr, i))
         return false;
-    emit_registers_of(insn, NULL, &regs);
+    emit_registers_of(&tr->block->ops[i].insn, NULL, &regs);
     inputs = regs.read | regs.implicit_read;
     if (__builtin_popcount(inputs) > 2)
         return false;

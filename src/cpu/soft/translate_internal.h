@@ -270,7 +270,7 @@ struct translation {
     struct emit e;
     bool flags_host, flags_memory;
     bool flags_recorded;   /* those in memory may be: see translate_flags.c */
-    bool flags_whole;      /* ... but follow from one operation */
+    bool flags_whole;      /* ... but are known to follow from one operation, if from any */
     unsigned flags_recipe; /* the operation from whose operands they follow, + 1; 0: none */
     uint8_t units;         /* UNIT_*: the guest's state is in the host's */
     struct tr_x87_pending x87;
