@@ -404,8 +404,10 @@ static void test_library(void)
     memory_copy(code + 8192, ends[1], sizeof ends[1]);
     for (u64 i = 0; i < 4; i++) {
         part(i & 2 ? "a library in two processes, with PCIDs" : "a library in two processes");
-        if (i & 2 && !has(FEATURE_PCID))
+        if (i & 2 && !has(FEATURE_PCID)) {
+            skip("PCIDs", "there are none");
             break;
+        }
         struct spaces s = spaces_make(i & 1 ? 1ul << 8 : 0);
         cr4_set(cr4 | (i & 1 ? CR4_PGE : 0) | (i & 2 ? CR4_PCIDE : 0));
         if (i & 2) {
@@ -612,8 +614,10 @@ static void test_ways_out(void)
     const u64 target = ADDRESS(code) + 4096, stop = target + 64;
 
     part("many ways out of a block");
-    if (!has(FEATURE_SMAP))
+    if (!has(FEATURE_SMAP)) {
+        skip("CLAC", "there is no SMAP");
         return;
+    }
     PUT(0, o_call);
     PUT(1024, o_jump);
     PUT(2048, o_none);

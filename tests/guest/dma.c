@@ -356,6 +356,7 @@ void guest_main(void)
 
     CHECK("this is the bootstrap processor", rdmsr(MSR_APIC_BASE) >> 8 & 1, 1);
     if (!disk_start()) {
+        CHECK("no disk where there is to be one", option("disk", 0), 0);
         skip("DMA", "there is no virtio disk");
         return;
     }

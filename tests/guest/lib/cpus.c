@@ -78,11 +78,11 @@ static void delay(u64 rounds)
         pause();
 }
 
-/* Until no more of them come for some time. */
-static u32 count_alive(void)
+/* Until no more of them come for some time, for longer if there should be more. */
+static u32 count_alive(u64 wanted)
 {
     u32 count = 1;
-    for (u64 quiet = 0; quiet < (count == 1 ? 20000000 : 2000000); quiet++) {
+    for (u64 quiet = 0; quiet < (count == 1 || count < wanted ? 20000000 : 2000000); quiet++) {
         if (count < CPUS_MAX && cpus[count].alive) {
             count++;
             quiet = 0;
@@ -109,7 +109,11 @@ u32 cpus_start(void)
     delay(100000);
     if (cpus_number == 1)
         apic_write(APIC_ICR, 0xc0000 | ICR_ASSERT | ICR_STARTUP | LOW_AP >> 12);
-    return count_alive();
+    u64 wanted = option("cpus", 0);
+    u32 count = count_alive(wanted);
+    if (wanted != 0)
+        CHECK("processors that answer INIT and SIPI", count, wanted);
+    return count;
 }
 
 u32 cpu_index(void)
