@@ -602,6 +602,26 @@ static void test_counting(void)
     CHECK("branches", c.rax, 0x15);
 }
 
+/* A loop whose counter goes by the one step that has no negative, and back again. */
+CODE64(l_add, "mov $300, %edx\n shl $31, %rdx\n xor %eax, %eax\n"
+              "1: add (%rsi), %rax\n add $4, %rsi\n add $-0x80000000, %rdx\n jnz 1b" STOP);
+CODE64(l_sub, "mov $-300, %rdx\n shl $31, %rdx\n xor %eax, %eax\n"
+              "1: add (%rsi), %rax\n add $4, %rsi\n sub $-0x80000000, %rdx\n jnz 1b" STOP);
+
+static void test_large_steps(void)
+{
+    part("loops that count by 2^31");
+    memory_set(code, 0, 4096);
+    struct context c = run_often(l_add, 0, ADDRESS(code));
+    CHECK_STOP("ADD", &c);
+    CHECK("ADD, the counter", c.rdx, 0);
+    CHECK("ADD, times", (c.rsi - ADDRESS(code)) / 4, 300);
+    c = run_often(l_sub, 0, ADDRESS(code));
+    CHECK_STOP("SUB", &c);
+    CHECK("SUB, the counter", c.rdx, 0);
+    CHECK("SUB, times", (c.rsi - ADDRESS(code)) / 4, 300);
+}
+
 /* As many instructions as a block may have, of those with the most ways out of it. */
 CODE64(o_call, ".rept 47\n clac\n .endr\n call *(%rdi)\n mov $7, %eax" STOP);
 CODE64(o_jump, ".rept 47\n clac\n .endr\n jmp *(%rdi)" STOP);
@@ -651,5 +671,6 @@ void guest_main(void)
     test_traps();
     test_steps();
     test_counting();
+    test_large_steps();
     test_ways_out();
 }

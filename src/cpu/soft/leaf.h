@@ -67,8 +67,8 @@ soft_leaf soft_leaf_mov_to_cr, soft_leaf_invlpg;
 /* leaf_gather.c: gathers and scatters, on operands in soft_vcpu.vector */
 soft_leaf soft_leaf_gather;
 
-/* `size` bytes at `linear`, as the running code may read them; false: the twin must. */
-bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, unsigned size, uint64_t *value);
+/* Eight bytes at `linear`, as the running code may read them; false: the twin must. */
+bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, uint64_t *value);
 /* Changes the flags in `mask`; false, and nothing changed, where TF or RF would be set. */
 bool soft_leaf_flags_set(struct soft_vcpu *c, uint64_t value, uint64_t mask);
 

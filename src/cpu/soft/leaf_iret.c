@@ -65,7 +65,7 @@ bool soft_leaf_iret(struct soft_vcpu *c, const struct soft_op *op)
     if (op->insn.operand_size != 8 || (c->rflags & X86_RFLAGS_NT))
         return false;
     for (unsigned i = 0; i < WORDS; i++) {
-        if (!soft_leaf_load(c, c->gpr[X86_RSP] + 8 * i, 8, &frame[i]))
+        if (!soft_leaf_load(c, c->gpr[X86_RSP] + 8 * i, &frame[i]))
             return false;
     }
     outer = (frame[CS] & 3) > c->cpl;

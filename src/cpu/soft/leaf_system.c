@@ -20,15 +20,15 @@ static bool next_set(struct soft_vcpu *c, const struct soft_op *op)
     return true;
 }
 
-bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, unsigned size, uint64_t *value)
+bool soft_leaf_load(struct soft_vcpu *c, uint64_t linear, uint64_t *value)
 {
     const struct soft_tlb_entry *entry =
         &c->tlb_now->entry[SOFT_READ][(linear >> 12) % SOFT_TLB_ENTRIES];
     uint64_t offset = linear & (GUEST_PAGE_SIZE - 1);
 
-    if (offset + size > GUEST_PAGE_SIZE ||
+    if (offset + sizeof *value > GUEST_PAGE_SIZE ||
         (entry->tag != linear - offset &&
-         soft_leaf_fill(c, linear, SOFT_READ | size << 8) != SOFT_FILL_AGAIN))
+         soft_leaf_fill(c, linear, SOFT_READ | 8u << 8) != SOFT_FILL_AGAIN))
         return false;
     *value = *(const volatile uint64_t *)(uintptr_t)(entry->page + offset);
     return true;
@@ -52,7 +52,7 @@ bool soft_leaf_popf(struct soft_vcpu *c, const struct soft_op *op)
                     X86_RFLAGS_AC | X86_RFLAGS_ID | X86_RFLAGS_VIF | X86_RFLAGS_VIP;
     uint64_t value;
 
-    if (op->insn.operand_size != 8 || !soft_leaf_load(c, c->gpr[X86_RSP], 8, &value))
+    if (op->insn.operand_size != 8 || !soft_leaf_load(c, c->gpr[X86_RSP], &value))
         return false;
     /* Who waits for IF is let in here; the twin does that. */
     if ((value & X86_RFLAGS_IF) && atomic_load_explicit(&c->request, memory_order_relaxed) != 0)

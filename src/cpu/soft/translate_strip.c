@@ -73,7 +73,7 @@ static void divide_emit(struct translation *tr, unsigned step)
     emit_shift_imm(&tr->e, EMIT_SHR, HOST_R10, 24);
 }
 
-/* R10 = where the group's lowest byte is in the page. */
+/* From R10, where the group's lowest byte is in the page: no more iterations than stay there. */
 static void room_emit(struct translation *tr, const struct strip_group *group)
 {
     const int32_t last = (int32_t)GUEST_PAGE_SIZE - (group->high - group->low);

@@ -165,7 +165,8 @@ static bool is_table(struct translation *tr, const struct check *check, const st
 {
     const struct x86_insn *insn = &tr->block->ops[check->op].insn;
 
-    return insn->index < 16 && limits->most[insn->index] <= UINT16_MAX &&
+    /* An x87 operand's address must follow from registers at the strip's end: the index may not. */
+    return insn->op != X86_OP_X87 && insn->index < 16 && limits->most[insn->index] <= UINT16_MAX &&
            check->access == SOFT_READ && check->align <= 1 &&
            __builtin_popcount(check->size) == 1 && check->size <= 1u << insn->scale &&
            !(tr_flags_from(tr, check->op) & (TR_FLAGS_HOST | TR_FLAGS_SAVED));
@@ -272,7 +273,7 @@ static bool is_repeatable(const struct x86_insn *insn)
     if (insn->op == X86_OP_CMP || insn->op == X86_OP_TEST)
         return true;
     return (insn->op == X86_OP_ADD || insn->op == X86_OP_SUB) && insn->form == X86_FORM_RM_IMM &&
-           insn->operand_size >= 4;
+           insn->operand_size >= 4 && (int32_t)insn->immediate != INT32_MIN; /* has no negative */
 }
 
 #define DISPLACED (7u << 9)
